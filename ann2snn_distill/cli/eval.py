@@ -1,0 +1,44 @@
+"""`snn-distill eval`: measure an SNN again, from its file alone."""
+
+from collections.abc import Mapping
+
+from ann2snn_distill.cli import results
+from ann2snn_distill.cli.options import Json, with_flags
+from ann2snn_distill.cli.output import emit, show
+from ann2snn_distill.cli.render import observing
+from ann2snn_distill.cli.resolve import Positional
+from ann2snn_distill.config import EvalSettings
+from ann2snn_distill.reporting.report import Report, dumps
+
+
+@with_flags(EvalSettings, positional=Positional("checkpoint", "CKPT"))
+def evaluate(settings: EvalSettings, *, json: Json = False) -> None:
+    """Measure a spiking network, rebuilt from its file."""
+    from ann2snn_distill import pipeline
+
+    with observing() as observe:
+        report = pipeline.evaluate(
+            settings.checkpoint,
+            dataset=settings.dataset,
+            data_dir=settings.data_dir,
+            timesteps=settings.timesteps,
+            device=settings.device,
+            batch_size=settings.batch_size,
+            workers=settings.workers,
+            observe=observe,
+        )
+    if json:
+        emit(dumps(report))
+    else:
+        show(*results.evaluation(report, _reported(settings, report)))
+
+
+def _reported(settings: EvalSettings, report: Report) -> Mapping[str, float]:
+    """Read the accuracies that the file claims for the data set just measured."""
+    from ann2snn_distill.checkpoint import read_header
+
+    header = read_header(settings.checkpoint)
+    claimed = header.training.get("test_top1_at")
+    if header.dataset != report.dataset or not isinstance(claimed, dict):
+        return {}
+    return {t: float(top1) for t, top1 in claimed.items() if isinstance(top1, int | float)}

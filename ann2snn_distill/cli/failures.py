@@ -1,0 +1,53 @@
+"""Every failure as one or two sentences on stderr and an exit code."""
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+import typer
+from pydantic import ValidationError
+
+from ann2snn_distill.cli.messages import explain
+from ann2snn_distill.errors import SnnDistillError, UsageError
+
+FAILED = 1
+INTERRUPTED = 130
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn what a user can act on into `error: ...` and an exit code; a defect keeps its traceback."""
+    try:
+        yield
+    except SnnDistillError as error:
+        _fail(str(error), code=error.exit_code)
+    except ValidationError as error:
+        _fail(explain(error), code=UsageError.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted", code=INTERRUPTED)
+    except OSError as error:
+        _fail(_describe(error), code=FAILED)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        _fail("out of memory; try a smaller --batch-size", code=FAILED)
+
+
+def _fail(text: str, *, code: int) -> NoReturn:
+    with suppress(OSError):
+        print(f"error: {text}", file=sys.stderr, flush=True)
+    raise typer.Exit(code) from None
+
+
+def _describe(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}the disk is full; free some space and run the command again"
+    return f"{where}{error.strerror or error}"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    torch = sys.modules.get("torch")  # not imported for this: a command that failed without it cannot be meant
+    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))

@@ -1,0 +1,112 @@
+"""Progress on stderr: bars on a terminal; elsewhere one line a phase, notes and cautions."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from ann2snn_distill.events import (
+    Caution,
+    EpochDone,
+    Event,
+    Note,
+    Observer,
+    PhaseDone,
+    PhaseStarted,
+    StepsDone,
+)
+
+
+@contextmanager
+def observing() -> Iterator[Observer]:
+    """Give an observer that writes to stderr; what libraries print meanwhile goes there, too."""
+    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+    with redirect_stdout(sys.stderr):
+        if not console.is_terminal:
+            yield ProgressObserver(console)
+            return
+        with _bars(console) as progress:
+            yield ProgressObserver(console, progress)
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[speed]} {task.fields[losses]}", markup=False),
+        console=console,
+        transient=True,
+    )
+
+
+class ProgressObserver:
+    """Shows events on `console`, and on bars if there are any."""
+
+    def __init__(self, console: Console, progress: Progress | None = None) -> None:
+        self._console = console
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._phase = ""
+        self._started = 0.0
+        self._last: EpochDone | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Show `event`."""
+        match event:
+            case PhaseStarted(name, total):
+                self._start(name, total)
+            case StepsDone():
+                self._step(event)
+            case EpochDone():
+                self._last = event
+                self._update(description=f"{self._phase} {event.epoch}/{event.epochs}")
+            case PhaseDone():
+                self._finish()
+            case Note(text):
+                self._say(text)
+            case Caution(text):
+                self._say(f"warning: {text}")
+
+    def _start(self, name: str, total: int | None) -> None:
+        self._phase, self._started, self._last = name, time.perf_counter(), None
+        if self._progress is not None:
+            self._remove_bar()
+            self._task = self._progress.add_task(name, total=total, speed="", losses="")
+
+    def _step(self, event: StepsDone) -> None:
+        if event.images_per_second is not None:
+            self._update(speed=f"{event.images_per_second:,.0f} images/s")
+        if event.losses:
+            self._update(losses=_named(event.losses))
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task, event.steps)
+
+    def _finish(self) -> None:
+        self._remove_bar()
+        seconds = time.perf_counter() - self._started
+        if self._last is None:
+            self._say(f"{self._phase}: {seconds:.1f} s")
+        else:
+            self._say(f"{self._phase}: {self._last.epoch} epochs, {seconds:.1f} s, {_named(self._last.metrics)}")
+
+    def _update(self, **fields: Any) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, **fields)
+
+    def _remove_bar(self) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)
+
+
+def _named(values: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -1,0 +1,91 @@
+"""From flags and a TOML file to settings: flags beat the file, and the model checks both."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ann2snn_distill.cli.keyvalues import parse_keyvalues
+from ann2snn_distill.cli.messages import explain, flag_of
+from ann2snn_distill.cli.schema import Property, properties
+from ann2snn_distill.errors import UsageError
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Positional:
+    """The field that is given without a flag, and its name in the help."""
+
+    field: str
+    metavar: str
+
+
+def resolve(
+    settings: type[Settings],
+    flags: Mapping[str, object],
+    *,
+    config: Path | None,
+    positional: Positional,
+    required: tuple[str, ...] = (),
+) -> Settings:
+    """Merge `flags` (None: not given) over the keys of `config` and validate them as `settings`.
+
+    Raises:
+        UsageError: a value, key or file does not fit; the text names the flag or key and its bound.
+    """
+    known = properties(settings)
+    given = {field: value for field, value in flags.items() if value is not None}
+    values = {**(_read(config, known) if config is not None else {}), **given}
+
+    def name(field: str) -> str:
+        if field in values and field not in given:
+            return f"`{field}` in {config}"
+        return positional.metavar if field == positional.field else flag_of(field)
+
+    for field in (positional.field, *required):
+        if field not in values:
+            raise UsageError(f"{name(field)} is missing: {known[field].description}")
+    for field, value in values.items():
+        _refuse_misfit(value, known[field], name=name(field))
+    if isinstance(values.get("model_kwargs"), str):
+        values["model_kwargs"] = parse_keyvalues(str(values["model_kwargs"]))
+    try:
+        return settings.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(explain(error, name)) from error
+
+
+def _refuse_misfit(value: object, known: Property, *, name: str) -> None:
+    """Refuse what pydantic would silently take: empty text as a path, and true as the number 1."""
+    if value == "":
+        raise UsageError(f"{name} is empty; give a value or leave it out")
+    if isinstance(value, bool) and known.type != "boolean":
+        raise UsageError(f"{name} takes a value, not {str(value).lower()}")
+
+
+def _read(path: Path, known: Mapping[str, Property]) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read --config {path}: {error.strerror or error}; check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--config {path} is not a TOML file: {error}") from error
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        field = key.replace("-", "_")
+        if field not in known:
+            raise UsageError(f"unknown key `{key}` in {path}; {_way_on(field, known)}")
+        if field in values:
+            raise UsageError(f"`{key}` stands twice in {path}, with dashes and with underscores; keep one")
+        values[field] = value
+    return values
+
+
+def _way_on(field: str, known: Mapping[str, Property]) -> str:
+    near = get_close_matches(field, known)
+    return f"did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else "--help lists the flags it may name"

@@ -1,0 +1,109 @@
+"""Reports and inspections as tables on stdout."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+from rich.console import RenderableType
+
+from ann2snn_distill.cli.output import cell, table
+from ann2snn_distill.config import ConvertSettings
+from ann2snn_distill.reporting.inspection import Inspection, LayerFate
+from ann2snn_distill.reporting.report import CoverageResult, Report
+
+
+def conversion(report: Report) -> Iterator[RenderableType]:
+    """Lay out what `convert` found."""
+    yield table("result", ("", "", ""), _headline(report))
+    yield table("accuracy by timestep", ("t", "student, %"), ((int(t), p) for t, p in report.student.top1_at.items()))
+    if report.branches:
+        rows = ((branch.name, branch.top1, branch.cosine) for branch in report.branches)
+        yield table("branches", ("cut", "top-1, %", "cosine"), rows)
+
+
+def _headline(report: Report) -> list[tuple[object, ...]]:
+    energy, training = report.energy, report.training
+    rows: list[tuple[object, ...]] = [
+        ("teacher", f"{cell(report.teacher.top1)} %", f"{report.model}, {cell(report.teacher.source)}"),
+        ("student", f"{cell(report.student.top1)} %", f"{report.student.model}, T={report.timesteps}"),
+        ("drop", f"{cell(report.drop)} points", f"on {report.dataset}"),
+        ("coverage", share(report.coverage), "of multiply-accumulates driven by spikes"),
+    ]
+    if energy.snn_mj is not None:
+        rows.append(("energy", f"{cell(energy.snn_mj)} mJ", f"an image; the ANN takes {cell(energy.ann_mj)} mJ"))
+    if training.seconds is not None:
+        rows.append(("training", f"{training.seconds:.1f} s", f"{cell(training.images_per_second)} images/s"))
+    return rows
+
+
+def gates(settings: ConvertSettings, report: Report) -> Iterator[str]:
+    """Say of each gate that was set whether it is met."""
+    top1, drop = report.student.top1, report.drop
+    if settings.min_accuracy is not None:
+        met = top1 is not None and top1 >= settings.min_accuracy
+        yield f"gate --min-accuracy {settings.min_accuracy:g}: {_verdict(met)} ({cell(top1)} %)"
+    if settings.max_drop is not None:
+        met = drop is not None and drop <= settings.max_drop
+        yield f"gate --max-drop {settings.max_drop:g}: {_verdict(met)} ({cell(drop)} points)"
+
+
+def _verdict(met: bool) -> str:
+    return "met" if met else "missed"
+
+
+def evaluation(report: Report, reported: Mapping[str, float]) -> Iterator[RenderableType]:
+    """Lay out what `eval` measured beside what the file says; `reported` is empty for another data set."""
+    yield f"{report.student.model} on {report.dataset}, T={report.timesteps}, {report.device}"
+    yield f"teacher {cell(report.teacher.top1)} %, student {cell(report.student.top1)} %"
+    rows = [(int(t), reported.get(t), measured) for t, measured in report.student.top1_at.items()]
+    yield table("accuracy by timestep", ("t", "reported, %", "measured, %"), rows)
+    compared = [abs(measured - told) for _, told, measured in rows if told is not None]
+    if compared and max(compared) == 0:
+        yield "equal to the report, to the digit"
+    elif compared:
+        yield f"differs from the report by up to {max(compared):.4g} points"
+
+
+def inspection(found: Inspection) -> Iterator[RenderableType]:
+    """Lay out the stages, the layers by role, and each layer that computes."""
+    yield f"{found.model}, {found.img_size} px, {found.classes} classes, {found.parameters:,} parameters"
+    stage_columns = ("stage", "path", "channels", "reduction", "parameters", "neurons", "branch")
+    yield table(
+        "stages",
+        stage_columns,
+        (
+            (s.name, s.path, s.channels, s.reduction, s.parameters, s.neurons, "yes" if s.branch else "no")
+            for s in found.stages
+        ),
+    )
+    layer_columns = ("layer", "type", "role", "stage", "input", "multiply-accumulates")
+    yield table(
+        "layers",
+        layer_columns,
+        (
+            (layer.name, layer.kind, layer.role, layer.stage, _input(layer), layer.macs)
+            for layer in found.layers
+            if layer.role != "shape"
+        ),
+    )
+    yield table("roles", ("role", "layers", "binary input", "multiply-accumulates"), _roles(found.layers))
+    yield f"spiking coverage: {share(found.coverage)} of multiply-accumulates are driven by spikes"
+    yield from (f"warning: {text}" for text in found.warnings)
+
+
+def share(coverage: CoverageResult) -> str:
+    """Write a coverage as percent."""
+    return "-" if coverage.share is None else f"{100 * coverage.share:.2f} %"
+
+
+def _input(layer: LayerFate) -> str:
+    return {True: "binary", False: "analog", None: "-"}[layer.binary_input]
+
+
+def _roles(layers: tuple[LayerFate, ...]) -> list[tuple[object, ...]]:
+    groups: dict[str, list[LayerFate]] = defaultdict(list)
+    for layer in layers:
+        groups[layer.role].append(layer)
+    return [
+        (role, len(group), sum(x.binary_input is True for x in group), sum(x.macs or 0 for x in group))
+        for role, group in groups.items()
+    ]

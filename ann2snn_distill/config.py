@@ -1,0 +1,168 @@
+"""Every setting of a run: one frozen model with units, from which flags, TOML keys and config.toml come.
+
+Settings stop at the pipeline: the floors below it take plain keyword arguments.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Method = Literal["hybrid", "rate", "bptt"]
+NeuronName = Literal["lif", "if"]
+ResetName = Literal["soft", "soft-detached", "hard"]
+OptimizerName = Literal["sgd", "adamw"]
+AutoAugmentName = Literal["none", "cifar10", "imagenet", "rand", "trivial"]
+
+_Fraction = Annotated[float, Field(ge=0, le=1)]
+_Percent = Annotated[float, Field(ge=0, le=100)]
+_Positive = Annotated[int, Field(ge=1)]
+
+
+class Frozen(BaseModel):
+    """Base of every settings model: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class NetworkSettings(Frozen):
+    """What is loaded and how it meets the data: shared by convert, teach, inspect and bench."""
+
+    model: str = Field(description="timm name, or hf-hub:org/name")
+    dataset: str | None = Field(None, description="data set name, or a folder with train/ and val/ or test/")
+    data_dir: Path | None = Field(None, description="where the data lie (default: data/ in the cache)")
+    download: bool = Field(False, description="fetch a data set that torchvision knows")
+    img_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(None, description="image side, pixels")
+    model_kwargs: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for timm, as a=1,b=2")
+    stem: Literal["auto", "keep", "small"] = Field(
+        "auto", description="small: no stride before the first stage (auto: for 64 px or less)"
+    )
+    pretrained: bool | None = Field(
+        None, description="start the teacher from timm's weights (default: for images above 64 px)"
+    )
+    checkpoint: Path | None = Field(None, description="the teacher's weights, .safetensors or .pth")
+    checkpoint_match: Literal["name", "order"] = Field("name", description="how the file's tensors find the model's")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="seed of every random choice")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    workers: Annotated[int, Field(ge=0, le=256)] = Field(4, description="processes that decode streamed images")
+    limit: _Positive | None = Field(None, description="the first N training images after a seeded shuffle")
+    val_split: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="share of train held out for tuning")
+
+
+class FitSettings(Frozen):
+    """Optimisation and augmentation, as timm names them: for the student, and for the teacher by `teacher_*`."""
+
+    epochs: _Positive | None = Field(None, description="epochs of distillation (default: by data set)")
+    teacher_epochs: _Positive | None = Field(
+        None, description="epochs to train or fine-tune the teacher (default: by data set)"
+    )
+    batch_size: _Positive | None = Field(None, description="images a step (default: by data set)")
+    lr: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="peak learning rate (default: by optimiser and batch size)"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="decay of weights, none on norms and biases (default: by optimiser)"
+    )
+    opt: OptimizerName = Field("sgd", description="optimiser")
+    warmup_epochs: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="epochs of linear warm-up (default: 5 percent)"
+    )
+    grad_accum_steps: _Positive = Field(1, description="steps whose gradients are summed before an update")
+    amp: bool | None = Field(None, description="autocast (default: on a GPU)")
+    amp_dtype: Literal["bfloat16", "float16"] = Field("bfloat16", description="autocast's type")
+    torchcompile: bool | None = Field(None, description="compile the step (default: on a GPU)")
+    deterministic: bool = Field(False, description="deterministic algorithms, slower")
+    aa: AutoAugmentName | None = Field(None, description="augmentation policy (default: by data set)")
+    cutout: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="side of the erased square, pixels (default: by data set)"
+    )
+    mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="mixup's beta parameter, 0 is off")
+    cutmix: Annotated[float, Field(ge=0)] = Field(0.0, description="cutmix's beta parameter, 0 is off")
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="label smoothing")
+    model_ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="decay of the weights' moving average a step, 0 is off"
+    )
+
+
+class ConvertSettings(NetworkSettings, FitSettings):
+    """Everything `convert` can be told."""
+
+    timesteps: Annotated[int, Field(ge=1, le=1024)] = Field(4, description="timesteps T of the SNN")
+    student: str | None = Field(None, description="another timm architecture for the SNN")
+    output: Path | None = Field(None, description="output folder (default: runs/MODEL-DATASET-tT-N)")
+    overwrite: bool = Field(False, description="replace what a non-empty output folder holds")
+    method: Method = Field("hybrid", description="hybrid guidance, rate without guidance, or bptt")
+    neuron: NeuronName = Field("lif", description="neuron model")
+    decay: _Fraction | None = Field(None, description="membrane kept per timestep (default: lif 0.2, if 1)")
+    threshold: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="firing threshold (default: 1, calibrated with --init teacher)"
+    )
+    v_init: Annotated[float, Field(ge=-10, lt=1)] | None = Field(
+        None, description="initial membrane, in thresholds (default: lif 0, if 0.5)"
+    )
+    reset: ResetName | None = Field(None, description="reset (default: lif soft-detached, if soft)")
+    surrogate_width: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="width of the surrogate slope, in thresholds"
+    )
+    init: Literal["teacher", "scratch"] = Field("scratch", description="where the student's weights start")
+    alpha: _Fraction = Field(0.5, description="share of guidance in each branch's loss")
+    branches: str = Field("auto", description="auto, none, or cut names separated by commas")
+    beta: Literal["uniform", "decay"] = Field("uniform", description="weights of the branches")
+    temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="temperature of guidance")
+    coverage: Literal["activations", "full"] = Field("activations", description="where neurons stand")
+    maxpool: Literal["keep", "avg"] = Field("keep", description="what becomes of max pooling on spikes")
+    resume: str | None = Field(None, description="auto, or the output folder of the run to go on with")
+    checkpoint_interval: _Positive = Field(5, description="epochs between states written for a resume")
+    min_accuracy: _Percent | None = Field(None, description="gate: the student's top-1, percent")
+    max_drop: Annotated[float, Field(ge=-100, le=100)] | None = Field(
+        None, description="gate: teacher minus student, points"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ConvertSettings":
+        if self.neuron == "if" and self.decay not in (None, 1.0):
+            raise ValueError("decay belongs to lif; an if neuron keeps its whole membrane")
+        if self.resume is not None and self.overwrite:
+            raise ValueError("resume and overwrite exclude each other; give one of them")
+        return self
+
+
+class TeachSettings(NetworkSettings, FitSettings):
+    """Everything `teach` can be told."""
+
+    output: Path | None = Field(None, description="folder of the trained teacher (default: the cache)")
+    overwrite: bool = Field(False, description="replace what a non-empty output folder holds")
+
+
+class InspectSettings(Frozen):
+    """Everything `inspect` can be told: no data, no weights, no training."""
+
+    model: str = Field(description="timm name, hf-hub:org/name, or a student.safetensors")
+    img_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(
+        None, description="image side, pixels (default: the model's own)"
+    )
+    model_kwargs: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for timm, as a=1,b=2")
+    stem: Literal["auto", "keep", "small"] = Field(
+        "auto", description="small: no stride before the first stage (auto: for 64 px or less)"
+    )
+    classes: _Positive = Field(10, description="classes of the head")
+    timesteps: Annotated[int, Field(ge=1, le=1024)] = Field(4, description="timesteps T of the SNN")
+    coverage: Literal["activations", "full"] = Field("activations", description="where neurons stand")
+    maxpool: Literal["keep", "avg"] = Field("keep", description="what becomes of max pooling on spikes")
+    strict: _Percent | None = Field(
+        None, description="exit 4 if spikes drive a smaller share of the operations, percent"
+    )
+
+
+class EvalSettings(Frozen):
+    """Everything `eval` can be told; what is not given comes from the file's header."""
+
+    checkpoint: Path = Field(description="student.safetensors, as convert writes it")
+    dataset: str | None = Field(None, description="another data set name or folder (default: the file's)")
+    data_dir: Path | None = Field(None, description="where the data lie (default: data/ in the cache)")
+    timesteps: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="timesteps T (default: the file's)"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    batch_size: _Positive | None = Field(None, description="images a batch (default: the file's)")
+    workers: Annotated[int, Field(ge=0, le=256)] = Field(4, description="processes that decode streamed images")

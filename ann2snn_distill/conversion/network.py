@@ -1,0 +1,101 @@
+"""A timm model as a chain of stages: the ANN itself, and the base on which an SNN is built."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, fx, nn
+
+from ann2snn_distill.conversion.emit import Program
+from ann2snn_distill.conversion.partition import Stage, partition
+from ann2snn_distill.conversion.rules import STANDARD_RULES, Kind, RuleBook
+from ann2snn_distill.conversion.sites import Sites, find_sites
+from ann2snn_distill.conversion.trace import trace
+
+
+@dataclass(frozen=True)
+class Partitioned:
+    """A canonical network with its call sites and stages; `body` owns all parameters."""
+
+    sites: Sites
+    stages: tuple[Stage, ...]
+
+    @property
+    def body(self) -> nn.Module:
+        """The canonical network."""
+        return self.sites.trace.body
+
+    def stage_at(self, cut: str) -> int:
+        """Return the index of the stage in front of the cut named `cut`."""
+        return [stage.name for stage in self.stages].index(cut)
+
+
+def partitioned(model: nn.Module, *, img_size: int, rules: RuleBook = STANDARD_RULES) -> Partitioned:
+    """Trace a timm model and cut it at its `feature_info`.
+
+    Args:
+        model: the network; it is copied, never changed.
+        img_size: image side, pixels.
+        rules: what each operation is to an SNN.
+
+    Raises:
+        UnsupportedModelError: it cannot be traced, or holds an operation without a rule.
+    """
+    sites = find_sites(trace(model, img_size=img_size), rules)
+    stages = partition(sites, feature_paths=_feature_paths(model), stem_path=_stem_path(model))
+    return Partitioned(sites, stages)
+
+
+class StagedAnn(nn.Module):
+    """An ANN that runs stage by stage; equal to the model it was made from, bit for bit."""
+
+    def __init__(self, network: Partitioned):
+        super().__init__()
+        self.body = network.body
+        self.stages = network.stages
+        self._programs = tuple(_stage_function(network.sites, stage) for stage in network.stages)
+
+    def run_stage(self, index: int, x: Tensor) -> Tensor:
+        """Return the output of stage `index` for its input `x`."""
+        result: Tensor = self._programs[index](self.body, x)
+        return result
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (B, K) of images (B, 3, H, W)."""
+        for index in range(len(self.stages)):
+            x = self.run_stage(index, x)
+        return x
+
+    def features(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the output of every stage; the last is the logits."""
+        outputs = []
+        for index in range(len(self.stages)):
+            x = self.run_stage(index, x)
+            outputs.append(x)
+        return tuple(outputs)
+
+
+def _stage_function(sites: Sites, stage: Stage) -> Program:
+    graph = fx.Graph()
+    values = {stage.input: graph.placeholder("x")}
+
+    def lookup(node: fx.Node) -> fx.Node:
+        if node not in values and sites.kinds[node] is Kind.CONSTANT:
+            values[node] = graph.node_copy(node, lookup)
+        return values[node]
+
+    for node in stage.nodes:
+        if node not in values:
+            values[node] = graph.node_copy(node, lookup)
+    graph.output(values[stage.output])
+    return Program(graph)
+
+
+def _feature_paths(model: nn.Module) -> tuple[str, ...]:
+    info = getattr(model, "feature_info", None) or []
+    entries = getattr(info, "info", info)
+    return tuple(entry["module"] for entry in entries)
+
+
+def _stem_path(model: nn.Module) -> str:
+    configuration = getattr(model, "pretrained_cfg", None) or {}
+    path = configuration.get("first_conv") or ""
+    return path if isinstance(path, str) else path[0]

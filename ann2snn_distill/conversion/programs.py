@@ -1,0 +1,235 @@
+"""The programs of one stage, written as graphs that share the stage's parameters.
+
+- observe: the spike pass, (TB, ...), no autograd; returns the stage's output and its records.
+- rate: the rate pass, (B, ...), autograd; takes the records and answers from them.
+- unroll: the same SNN through time, (TB, ...), differentiable by surrogate slopes (BPTT), used for inference too.
+
+A program is compiled to plain Python and run against the body that owns the parameters, so nothing is copied.
+What is constant in time runs on B rows until it meets what is not.
+"""
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from ann2snn_distill.conversion.emit import Program, RateGraph, TimeGraph
+from ann2snn_distill.conversion.partition import Stage
+from ann2snn_distill.conversion.rules import Role
+from ann2snn_distill.conversion.sites import Sites
+from ann2snn_distill.neurons.equations import NeuronModel
+from ann2snn_distill.neurons.norm import (
+    NormRecord,
+    NormState,
+    observe_norm_eval,
+    observe_norm_train,
+    unroll_norm_eval,
+    unroll_norm_train,
+)
+from ann2snn_distill.neurons.rate import answer, neuron_rate, norm_eval_rate, norm_train_rate
+from ann2snn_distill.neurons.temporal import (
+    fraction_active,
+    mean_over_time,
+    observe_neuron,
+    unroll_neuron,
+)
+
+NEURONS = "neurons"
+"""Name of the body's child that holds one module a neuron, with its threshold."""
+
+Records = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class ObservedPair:
+    """The spike program and the rate program of a stage, and how many records go between them."""
+
+    observe: Program
+    rate: Program
+    static_output: bool
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """The program through time; `probes` name what its second result measures."""
+
+    unroll: Program
+    probes: tuple[str, ...]
+    static_output: bool
+
+
+def observed_pair(
+    sites: Sites, stage: Stage, *, neuron: NeuronModel, static_input: bool, training: bool, last: bool
+) -> ObservedPair:
+    """Return `observe(body, x, timesteps) -> (out, records)` and `rate(body, x_B, records) -> out_B`.
+
+    Args:
+        sites: the network.
+        stage: the part of it to write.
+        neuron: the neurons' parameters.
+        static_input: whether the stage's input is constant in time, and so has B rows.
+        training: norms by the batch's statistics, or by the running ones.
+        last: whether the stage's output is the logits, whose rate is computed rather than recorded.
+    """
+    time = TimeGraph(sites, stage.input, static_input=static_input)
+    pair = _Pair(time, RateGraph(sites, stage.input), neuron, training)
+    for node in stage.nodes:
+        if node in sites.roles:
+            pair.emit(node)
+    if not last and not pair.rate.is_cheap(stage.output):
+        pair.record_value(stage.output)
+    observe = time.finish(stage.output, pair.recorded)
+    return ObservedPair(observe, pair.rate.finish(stage.output), time.is_static(stage.output))
+
+
+def unrolled(
+    sites: Sites,
+    stage: Stage,
+    *,
+    neuron: NeuronModel,
+    static_input: bool,
+    training: bool,
+    probed: bool = False,
+) -> Unrolled:
+    """Return `unroll(body, x, timesteps) -> (out, measurements)`.
+
+    Args:
+        sites: the network.
+        stage: the part of it to write.
+        neuron: the neurons' parameters.
+        static_input: whether the stage's input is constant in time, and so has B rows.
+        training: norms by the batch's statistics, or by the running ones.
+        probed: whether to measure the fraction of active values at every neuron's output and synapse's input.
+    """
+    time = TimeGraph(sites, stage.input, static_input=static_input)
+    measured: dict[str, fx.Node] = {}
+    for node in stage.nodes:
+        role = sites.roles.get(node)
+        if role is None:
+            continue
+        source = sites.data_inputs(node)[0]
+        if role is Role.NEURON:
+            options = {"static": time.is_static(source), "model": neuron}
+            threshold = time.attribute(f"{NEURONS}.{node.name}.threshold")
+            result = time.call(unroll_neuron, (time.data(source), threshold, time.timesteps), options)
+            time.define(node, result, static=False)
+        elif role is Role.NORM:
+            _unroll_norm(time, node, source, training=training)
+        else:
+            time.copy(node)
+        probe = node if role is Role.NEURON else source
+        if probed and (role is Role.NEURON or sites.is_weighted(node)):
+            measured[node.name] = time.call(fraction_active, (time.data(probe),), {})
+    run = time.finish(stage.output, list(measured.values()))
+    return Unrolled(run, tuple(measured), time.is_static(stage.output))
+
+
+@dataclass
+class _Pair:
+    """Writes both graphs side by side, so that records leave one in the order in which the other takes them."""
+
+    time: TimeGraph
+    rate: RateGraph
+    neuron: NeuronModel
+    training: bool
+
+    def __post_init__(self) -> None:
+        self.recorded: list[fx.Node] = []
+
+    def emit(self, node: fx.Node) -> None:
+        sites = self.time.sites
+        role = sites.roles[node]
+        if role is Role.NEURON:
+            self._neuron(node)
+        elif role is Role.NORM:
+            self._norm(node)
+        elif role is Role.ANALOG:
+            self._analog(node)
+        else:
+            if role is Role.SYNAPSE and _needs_input_value(sites, node):
+                self._record_inputs(node)
+            self.time.copy(node)
+            self.rate.copy(node, cheap=not sites.is_weighted(node))
+
+    def record_value(self, node: fx.Node) -> None:
+        """Record the mean of `node`, and let the rate graph answer with it from here on."""
+        value = self.time.data(node)
+        if not self.time.is_static(node):
+            value = self.time.call(mean_over_time, (value, self.time.timesteps), {})
+        self.rate.redefine(node, self.rate.call(answer, (self.rate.data(node), self._record(value))))
+
+    def _neuron(self, node: fx.Node) -> None:
+        (source,) = self.time.sites.data_inputs(node)
+        time, rate = self.time, self.rate
+        threshold = time.attribute(f"{NEURONS}.{node.name}.threshold")
+        options = {"static": time.is_static(source), "model": self.neuron}
+        result = time.call(observe_neuron, (time.data(source), threshold, time.timesteps), options)
+        time.define(node, time.item(result, 0), static=False)
+        value, slope = self._record_fields(time.item(result, 1), 2)
+        rate.define(node, rate.call(neuron_rate, (rate.data(source), value, slope)), cheap=True)
+
+    def _norm(self, node: fx.Node) -> None:
+        (source,) = self.time.sites.data_inputs(node)
+        time, rate = self.time, self.rate
+        module = _norm_module(time.sites, node)
+        options: dict[str, Any] = {"static": time.is_static(source), "eps": module.eps}
+        observe, answer_norm = observe_norm_eval, norm_eval_rate
+        if self.training:
+            observe, answer_norm = observe_norm_train, norm_train_rate  # type: ignore[assignment]
+            options["momentum"] = module.momentum
+        arguments = (time.data(source), _norm_state(time, node), time.timesteps)
+        result = time.call(observe, arguments, options)
+        time.define(node, time.item(result, 0), static=time.is_static(source))
+        record = NormRecord(*self._record_fields(time.item(result, 1), 3))  # type: ignore[arg-type]
+        answered = rate.call(answer_norm, (rate.data(source), _norm_state(rate, node), record))
+        rate.define(node, answered, cheap=True)
+
+    def _analog(self, node: fx.Node) -> None:
+        self._record_inputs(node)
+        self.time.copy(node)
+        self.rate.copy(node, cheap=False)
+        self.record_value(node)
+
+    def _record_inputs(self, node: fx.Node) -> None:
+        for source in self.time.sites.data_inputs(node):
+            if not self.rate.is_cheap(source):
+                self.record_value(source)
+
+    def _record_fields(self, record: fx.Node, count: int) -> list[fx.Node]:
+        return [self._record(self.time.item(record, index)) for index in range(count)]
+
+    def _record(self, value: fx.Node) -> fx.Node:
+        self.recorded.append(value)
+        return self.rate.record(len(self.recorded) - 1)
+
+
+def _unroll_norm(time: TimeGraph, node: fx.Node, source: fx.Node, *, training: bool) -> None:
+    module = _norm_module(time.sites, node)
+    state, static = _norm_state(time, node), time.is_static(source)
+    if training:
+        options = {"static": static, "eps": module.eps, "momentum": module.momentum}
+        result = time.call(unroll_norm_train, (time.data(source), state, time.timesteps), options)
+    else:
+        result = time.call(unroll_norm_eval, (time.data(source), state), {"eps": module.eps})
+    time.define(node, result, static=static)
+
+
+def _norm_module(sites: Sites, node: fx.Node) -> nn.BatchNorm2d:
+    module = sites.trace.body.get_submodule(str(node.target))
+    assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+    return module  # type: ignore[return-value]
+
+
+def _norm_state(graph: TimeGraph | RateGraph, node: fx.Node) -> NormState:
+    affine = _norm_module(graph.sites, node).affine
+    names = ("weight", "bias", "running_mean", "running_var")
+    read = [graph.attribute(f"{node.target}.{name}") if affine or "run" in name else None for name in names]
+    return NormState(*read)  # type: ignore[arg-type]
+
+
+def _needs_input_value(sites: Sites, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return any(True for _ in sites.trace.body.get_submodule(str(node.target)).parameters())
+    scaling = node.target in (operator.mul, operator.matmul, operator.truediv)
+    return sites.is_weighted(node) or scaling

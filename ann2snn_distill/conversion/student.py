@@ -1,0 +1,176 @@
+"""The SNN: a partitioned network whose activations are spiking neurons, with programs for training and inference."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ann2snn_distill.conversion.network import Partitioned
+from ann2snn_distill.conversion.partition import Stage
+from ann2snn_distill.conversion.programs import (
+    NEURONS,
+    ObservedPair,
+    Records,
+    Unrolled,
+    observed_pair,
+    unrolled,
+)
+from ann2snn_distill.errors import BadInputError
+from ann2snn_distill.neurons.equations import NeuronModel
+from ann2snn_distill.neurons.temporal import mean_over_time, repeat_over_time
+
+
+class Neuron(nn.Module):
+    """Where a neuron's threshold lives; its equations are in `neurons/`."""
+
+    threshold: Tensor
+
+    def __init__(self, threshold: float):
+        super().__init__()
+        self.register_buffer("threshold", torch.tensor(float(threshold)), persistent=False)
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Programs of all stages for one use of the norms: by batch (training) or running statistics (inference)."""
+
+    body: nn.Module
+    stages: tuple[Stage, ...]
+    pairs: tuple[ObservedPair, ...]
+    unrolls: tuple[Unrolled, ...]
+    static_input: bool
+
+    def observe(self, x: Tensor, timesteps: int) -> tuple[Records, ...]:
+        """Run the spike pass on `x`, images (B, ...) or frames (TB, ...); return every stage's records."""
+        records = []
+        with torch.no_grad():
+            for pair in self.pairs:
+                x, recorded = pair.observe(self.body, x, timesteps)
+                records.append(recorded)
+        return tuple(records)
+
+    def rate(self, x: Tensor, timesteps: int, records: tuple[Records, ...]) -> tuple[Tensor, ...]:
+        """Run the rate pass; return every stage's mean output (B, ...), the last is the logits (B, K)."""
+        rate = x if self.static_input else mean_over_time(x, timesteps).to(x.dtype)
+        outputs = []
+        for pair, recorded in zip(self.pairs, records, strict=True):
+            rate = pair.rate(self.body, rate, recorded)
+            outputs.append(rate)
+        return tuple(outputs)
+
+    def unroll(self, x: Tensor, timesteps: int) -> Tensor:
+        """Return the logits (T, B, K) of every timestep, differentiable through time (BPTT)."""
+        for program in self.unrolls:
+            x, _ = program.unroll(self.body, x, timesteps)
+        logits_TBK: Tensor = x.unflatten(0, (timesteps, -1))
+        return logits_TBK
+
+    def mean_features(self, x: Tensor, timesteps: int) -> tuple[Tensor, ...]:
+        """Return every stage's mean output (B, ...) over time; the last is the mean logits (B, K)."""
+        outputs = []
+        for program in self.unrolls:
+            x, _ = program.unroll(self.body, x, timesteps)
+            outputs.append(x if program.static_output else mean_over_time(x, timesteps))
+        return tuple(outputs)
+
+
+class SpikingNetwork(nn.Module):
+    """An SNN. It keeps no state between batches, and the number of timesteps is an argument of every call.
+
+    Attributes:
+        body: owner of the parameters, under the names of the timm model; one child more holds the neurons.
+        stages: the stages, the last one named "head".
+        in_training: programs whose norms use, and move, the batch's statistics.
+        in_inference: programs whose norms use the running statistics.
+    """
+
+    def __init__(
+        self,
+        network: Partitioned,
+        neuron: NeuronModel,
+        *,
+        thresholds: Mapping[str, float],
+        static_input: bool = True,
+    ):
+        super().__init__()
+        names = network.sites.neuron_names()
+        if set(thresholds) != set(names):
+            raise BadInputError(
+                f"the thresholds name {len(set(thresholds))} neurons and the network has {len(names)}; "
+                "the file belongs to another version of this model: convert it again"
+            )
+        self.network, self.neuron, self.static_input = network, neuron, static_input
+        self.body = network.body
+        self.body.add_module(NEURONS, nn.ModuleDict({name: Neuron(thresholds[name]) for name in names}))
+        self.stages = network.stages
+        self.in_training = self._programs(training=True)
+        self.in_inference = self._programs(training=False)
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Every neuron's threshold by name, in order."""
+        return {name: float(self._neurons()[name].threshold) for name in self.network.sites.neuron_names()}  # type: ignore[arg-type]
+
+    def set_thresholds(self, thresholds: Mapping[str, float]) -> None:
+        """Give the named neurons new thresholds."""
+        for name, value in thresholds.items():
+            self._neurons()[name].threshold.fill_(value)  # type: ignore[operator]
+
+    def forward(self, x: Tensor, timesteps: int) -> Tensor:
+        """Return the logits (T, B, K) of every timestep, by the running statistics."""
+        return self.in_inference.unroll(x, timesteps)
+
+    def activity(self, x: Tensor, timesteps: int) -> dict[str, float]:
+        """Return the fraction of active values at each neuron's output and each synapse's input, by call site."""
+        measured: dict[str, float] = {}
+        static = self.static_input
+        for stage in self.stages:
+            program = unrolled(
+                self.network.sites,
+                stage,
+                neuron=self.neuron,
+                static_input=static,
+                training=False,
+                probed=True,
+            )
+            with torch.no_grad():
+                x, values = program.unroll(self.body, x, timesteps)
+            measured.update(zip(program.probes, (float(value) for value in values), strict=True))
+            static = program.static_output
+        return measured
+
+    def _neurons(self) -> nn.ModuleDict:
+        neurons = self.body.get_submodule(NEURONS)
+        assert isinstance(neurons, nn.ModuleDict)
+        return neurons
+
+    def _programs(self, *, training: bool) -> Programs:
+        pairs: list[ObservedPair] = []
+        unrolls: list[Unrolled] = []
+        static = self.static_input
+        sites, last = self.network.sites, self.stages[-1]
+        for stage in self.stages:
+            pairs.append(
+                observed_pair(
+                    sites,
+                    stage,
+                    neuron=self.neuron,
+                    static_input=static,
+                    training=training,
+                    last=stage is last,
+                )
+            )
+            unrolls.append(unrolled(sites, stage, neuron=self.neuron, static_input=static, training=training))
+            static = pairs[-1].static_output
+        return Programs(self.body, self.stages, tuple(pairs), tuple(unrolls), self.static_input)
+
+
+def uniform_thresholds(names: Sequence[str], threshold: float) -> dict[str, float]:
+    """Return the same threshold for every neuron."""
+    return dict.fromkeys(names, threshold)
+
+
+def as_frames(x: Tensor, timesteps: int) -> Tensor:
+    """Return images (B, ...) as T equal frames (TB, ...)."""
+    return repeat_over_time(x, timesteps)

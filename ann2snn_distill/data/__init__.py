@@ -1,0 +1,1 @@
+"""Images and labels: data sets by name or folder, augmentation, and batches on the device."""

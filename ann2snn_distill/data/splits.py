@@ -1,0 +1,137 @@
+"""The parts of a data set, and how a part is cut: stratified validation, the first N after a shuffle.
+
+Shapes: N images, C = 3 channels, H x W pixels.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ann2snn_distill.data.seeding import stream
+from ann2snn_distill.errors import UsageError
+
+SMALL = 64
+"""Largest side, in pixels, of images that are decoded once and stay on the device."""
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """Decoded images that fit on the device: `images_NCHW` uint8 RGB on the CPU, `labels_N` int64."""
+
+    images_NCHW: Tensor
+    labels_N: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    def take(self, index_M: Tensor) -> "ImageSplit":
+        """The M images at `index_M` (int64), in that order."""
+        return ImageSplit(self.images_NCHW[index_M], self.labels_N[index_M])
+
+
+@dataclass(frozen=True)
+class FolderSplit:
+    """Image files that are decoded as they are needed, and the class index of each."""
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def labels_N(self) -> Tensor:  # noqa: N802  (a shape suffix)
+        """Class indices, int64."""
+        return torch.tensor(self.labels, dtype=torch.int64)
+
+    def take(self, index_M: Tensor) -> "FolderSplit":
+        """The M files at `index_M` (int64), in that order."""
+        chosen: list[int] = index_M.tolist()
+        return FolderSplit(tuple(self.paths[i] for i in chosen), tuple(self.labels[i] for i in chosen))
+
+
+Split = ImageSplit | FolderSplit
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set ready for batches.
+
+    `mean` and `std` are per channel, of pixels in 0..1; `val` tunes, `test` reports.
+    `fingerprint` names the data themselves: equal fingerprints, equal images and labels in equal order.
+    `mirror_safe`: a mirrored image still belongs to its class (no for digits and letters).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    img_size: int
+    mean: Triple
+    std: Triple
+    train: Split
+    val: Split | None
+    test: Split
+    fingerprint: str
+    mirror_safe: bool
+
+    @property
+    def small(self) -> bool:
+        """Are the images at most 64 pixels wide?"""
+        return self.img_size <= SMALL
+
+
+def carve(train: Split, share: float, *, seed: int) -> tuple[Split, Split]:
+    """Split `train` into what stays and a stratified `share` (0..1) held out, both in their old order.
+
+    Raises:
+        UsageError: the share holds out nothing, or leaves nothing to train on.
+    """
+    labels_N = train.labels_N
+    shuffled_N = torch.randperm(len(train), generator=stream(seed, "val-split"))
+    held_N = torch.zeros(len(train), dtype=torch.bool)
+    for label in set(labels_N.tolist()):
+        members = shuffled_N[labels_N[shuffled_N] == label]
+        held_N[members[: round(len(members) * share)]] = True
+    if not held_N.any() or held_N.all():
+        raise UsageError(
+            f"--val-split {share} would hold out {int(held_N.sum())} of {len(train)} training images; "
+            "choose a share that leaves images on both sides"
+        )
+    return train.take(torch.nonzero(~held_N)[:, 0]), train.take(torch.nonzero(held_N)[:, 0])
+
+
+def limited(train: Split, limit: int, *, seed: int) -> Split:
+    """The first `limit` images of `train` after a seeded shuffle.
+
+    Raises:
+        UsageError: there are fewer images than that.
+    """
+    if limit > len(train):
+        raise UsageError(
+            f"--limit {limit} asks for more than the {len(train)} training images; "
+            f"choose {len(train)} or fewer, or leave it out"
+        )
+    return train.take(torch.randperm(len(train), generator=stream(seed, "limit"))[:limit])
+
+
+def fingerprint(name: str, classes: tuple[str, ...], img_size: int, splits: tuple[Split | None, ...]) -> str:
+    """16 hexadecimal digits that change with any image, label, class, order or size.
+
+    Files are known by split, class, name and size, wherever the folder lies; decoded images by their bytes.
+    """
+    digest = hashlib.blake2b(repr((name, classes, img_size)).encode(), digest_size=8)
+    for split in splits:
+        if split is None:
+            digest.update(b"absent")
+        elif isinstance(split, ImageSplit):
+            digest.update(repr(tuple(split.images_NCHW.shape)).encode())
+            digest.update(split.images_NCHW.contiguous().numpy().data)
+            digest.update(split.labels_N.contiguous().numpy().data)
+        else:
+            for path, label in zip(split.paths, split.labels, strict=True):
+                digest.update(repr((path.parts[-3:], path.stat().st_size, label)).encode())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Hybrid branches, their losses, and the objectives of every training method."""

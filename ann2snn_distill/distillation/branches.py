@@ -1,0 +1,170 @@
+"""Hybrid branches: the student's early stages, a 1x1 projection, and the frozen teacher's later stages.
+
+    M_k = S_0 .. S_k  ->  rate r_k  ->  C_k  ->  A_{k+1} .. A_n  ->  logits y^{M_k}
+
+All branches ride one convoy: branch k joins the batch at teacher stage k+1; the teacher runs in eval mode, so the
+logits equal those of separate tails. Source: arXiv 2503.16572.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ann2snn_distill.conversion.network import StagedAnn
+from ann2snn_distill.conversion.partition import CLASSIFIER_CUT, Stage, default_branches
+from ann2snn_distill.errors import UsageError
+
+HEAD_BRANCH = "head"
+"""Name of M_H: the cut behind the last feature stage, in front of the head."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a branch leaves the student and enters the teacher: the indices of the stages in front of its cuts."""
+
+    name: str
+    student: int
+    teacher: int
+
+
+class Projection(nn.Module):
+    """C_k: a 1x1 convolution (a linear layer for features without sides), then the teacher's side if it differs."""
+
+    def __init__(self, channels: int, teacher_shape: Sequence[int], *, sided: bool):
+        super().__init__()
+        if sided:
+            self.map: nn.Module = nn.Conv2d(channels, teacher_shape[1], kernel_size=1)
+            self.side: tuple[int, int] | None = (teacher_shape[2], teacher_shape[3])
+        else:
+            self.map = nn.Linear(channels, teacher_shape[-1])
+            self.side = None
+
+    def forward(self, rate: Tensor) -> Tensor:
+        """Return the projected rate in the shape of the teacher's feature."""
+        feature: Tensor = self.map(rate)
+        if self.side is None or tuple(feature.shape[2:]) == self.side:
+            return feature
+        return F.interpolate(feature, size=self.side, mode="bilinear", antialias=False)
+
+
+class HybridBranches(nn.Module):
+    """The branches of a student and a teacher; its parameters are the projections, the teacher's are frozen.
+
+    Attributes:
+        positions: the branches, early to late.
+    """
+
+    def __init__(self, student: Sequence[Stage], teacher: StagedAnn, positions: Sequence[Position], *, img_size: int):
+        super().__init__()
+        self.positions = tuple(sorted(positions, key=lambda position: position.teacher))
+        self._teacher = (freeze(teacher),)
+        shapes = feature_shapes(teacher, img_size)
+        self.projections = nn.ModuleList(
+            Projection(
+                student[position.student].channels,
+                shapes[position.teacher],
+                sided=student[position.student].reduction is not None,
+            )
+            for position in self.positions
+        )
+
+    @property
+    def teacher(self) -> StagedAnn:
+        """The frozen ANN."""
+        return self._teacher[0]
+
+    def project(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return C_k(r_k) of every branch for the student's stage outputs (B, ...)."""
+        return [
+            projection(outputs[position.student])
+            for projection, position in zip(self.projections, self.positions, strict=True)
+        ]
+
+    def forward(self, outputs: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the logits (B, K) of every branch by name."""
+        if not self.positions:
+            return {}
+        logits = convoy(self.teacher, self.project(outputs), [place.teacher for place in self.positions])
+        return dict(zip((place.name for place in self.positions), logits, strict=True))
+
+
+def convoy(teacher: StagedAnn, features: Sequence[Tensor], entries: Sequence[int]) -> tuple[Tensor, ...]:
+    """Run the tails of several branches as one batch.
+
+    Args:
+        teacher: the staged ANN, in eval mode.
+        features: one tensor (B, ...) a branch, in the order of `entries`.
+        entries: ascending stage indices; a feature stands for the output of that stage.
+
+    Returns:
+        The logits (B, K) of each branch.
+    """
+    travelling: Tensor | None = None
+    waiting = list(zip(entries, features, strict=True))
+    for index in range(entries[0], len(teacher.stages)):
+        if travelling is not None:
+            travelling = teacher.run_stage(index, travelling)
+        joining = [feature for entry, feature in waiting if entry == index]
+        if joining:
+            travelling = torch.cat([*([] if travelling is None else [travelling]), *joining])
+    assert travelling is not None
+    return travelling.chunk(len(features))
+
+
+def choose_positions(
+    student: Sequence[Stage], teacher: Sequence[Stage], wanted: str, *, same_network: bool
+) -> tuple[Position, ...]:
+    """Resolve `--branches`: auto, none, or cut names separated by commas.
+
+    Stages of different networks are matched by reduction.
+
+    Raises:
+        UsageError: a name that is no cut, or a cut without a counterpart in the teacher.
+    """
+    cuts = [stage.name for stage in student[:-1]]
+    features = [name for name in cuts if name != CLASSIFIER_CUT]
+    if wanted == "none":
+        return ()
+    names = default_branches(student) if wanted == "auto" else tuple(part.strip() for part in wanted.split(","))
+    positions = []
+    for name in names:
+        cut = features[-1] if name == HEAD_BRANCH and features else name
+        if cut not in cuts:
+            raise UsageError(f"no cut is named '{name}'; this student has {', '.join([*cuts, HEAD_BRANCH])}")
+        index = cuts.index(cut)
+        counterpart = index if same_network else _counterpart(student[index], teacher)
+        positions.append(Position(name, index, counterpart))
+    return tuple(positions)
+
+
+def freeze(teacher: StagedAnn) -> StagedAnn:
+    """Put the teacher in eval mode and stop its gradients, for good."""
+    return teacher.eval().requires_grad_(False)
+
+
+def feature_shapes(teacher: StagedAnn, img_size: int) -> list[tuple[int, ...]]:
+    """Return the shape of every stage's output for a batch of one."""
+    parameter = next(teacher.parameters())
+    image = torch.zeros(1, 3, img_size, img_size, device=parameter.device, dtype=parameter.dtype)
+    with torch.no_grad():
+        return [tuple(feature.shape) for feature in teacher.features(image)]
+
+
+def _counterpart(stage: Stage, teacher: Sequence[Stage]) -> int:
+    if stage.name == CLASSIFIER_CUT:
+        matches = [index for index, other in enumerate(teacher) if other.name == CLASSIFIER_CUT]
+    else:
+        matches = [
+            index
+            for index, other in enumerate(teacher[:-1])
+            if other.name != CLASSIFIER_CUT and other.reduction == stage.reduction
+        ]
+    if not matches:
+        raise UsageError(
+            f"the teacher has no cut of reduction {stage.reduction} to match the student's '{stage.name}'; "
+            "name other --branches, or give --branches none"
+        )
+    return matches[-1]

@@ -1,0 +1,96 @@
+"""What one batch costs, by method: named loss parts, of which "loss" is the one that is differentiated.
+
+Shapes: images (B, 3, H, W), targets (B, K) probabilities.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ann2snn_distill.conversion.student import SpikingNetwork
+from ann2snn_distill.distillation.branches import HybridBranches
+from ann2snn_distill.distillation.losses import cross_entropy, divergence, guided
+
+Parts = dict[str, Tensor]
+Objective = Callable[[Tensor, Tensor], Parts]
+
+
+@dataclass(frozen=True)
+class HybridObjective:
+    """l(y^S) + sum_k beta_k l(y^{M_k}), l = (1 - alpha) CE + alpha KL, on rates (arXiv 2503.16572).
+
+    Attributes:
+        student: the SNN, trained by rate-based backpropagation.
+        branches: projections and frozen tails.
+        betas: weight of each branch.
+        timesteps: T.
+        alpha: share of guidance.
+        temperature: of guidance.
+    """
+
+    student: SpikingNetwork
+    branches: HybridBranches
+    betas: tuple[float, ...]
+    timesteps: int
+    alpha: float
+    temperature: float
+
+    def __call__(self, x: Tensor, target_BK: Tensor) -> Parts:
+        """Return the loss parts of a batch."""
+        with torch.no_grad():
+            teacher_BK = self.branches.teacher(x)
+        records = self.student.in_training.observe(x, self.timesteps)
+        outputs = self.student.in_training.rate(x, self.timesteps, records)
+        cross = cross_entropy(outputs[-1], target_BK)
+        guidance = divergence(outputs[-1], teacher_BK, self.temperature)
+        total = guided(cross, guidance, self.alpha)
+        parts = {"student_ce": cross, "student_kl": guidance}
+        for beta, (name, logits_BK) in zip(self.betas, self.branches(outputs).items(), strict=True):
+            branch = guided(
+                cross_entropy(logits_BK, target_BK),
+                divergence(logits_BK, teacher_BK, self.temperature),
+                self.alpha,
+            )
+            parts[f"branch_{name}"] = branch
+            total = total + beta * branch
+        return {"loss": total, **parts}
+
+
+@dataclass(frozen=True)
+class RateObjective:
+    """Cross entropy of the mean logits, by rate-based backpropagation without guidance (arXiv 2410.11488)."""
+
+    student: SpikingNetwork
+    timesteps: int
+
+    def __call__(self, x: Tensor, target_BK: Tensor) -> Parts:
+        """Return the loss parts of a batch."""
+        records = self.student.in_training.observe(x, self.timesteps)
+        outputs = self.student.in_training.rate(x, self.timesteps, records)
+        return {"loss": cross_entropy(outputs[-1], target_BK)}
+
+
+@dataclass(frozen=True)
+class BpttObjective:
+    """Cross entropy of the mean logits, by backpropagation through time."""
+
+    student: SpikingNetwork
+    timesteps: int
+
+    def __call__(self, x: Tensor, target_BK: Tensor) -> Parts:
+        """Return the loss parts of a batch."""
+        logits_BK = self.student.in_training.unroll(x, self.timesteps).float().mean(0)
+        return {"loss": cross_entropy(logits_BK, target_BK)}
+
+
+@dataclass(frozen=True)
+class AnnObjective:
+    """Cross entropy of a plain ANN, in training mode."""
+
+    network: nn.Module
+
+    def __call__(self, x: Tensor, target_BK: Tensor) -> Parts:
+        """Return the loss parts of a batch."""
+        return {"loss": cross_entropy(self.network(x), target_BK)}

@@ -1,0 +1,1 @@
+"""Spiking neurons and rate-based backpropagation: equations first."""

@@ -1,0 +1,89 @@
+"""`eval`: a student rebuilt from its file alone, measured again."""
+
+from pathlib import Path
+
+from ann2snn_distill.checkpoint import SnnHeader, load_checkpoint
+from ann2snn_distill.data.datasets import Dataset, load_dataset
+from ann2snn_distill.errors import BadInputError
+from ann2snn_distill.events import Caution, Note, Observer
+from ann2snn_distill.pipeline.machine import choose_device, device_name
+from ann2snn_distill.pipeline.measuring import evaluation_batches, measure, numerics
+from ann2snn_distill.pipeline.students import student_from_header
+from ann2snn_distill.reporting.report import Report, StudentResult, TeacherResult, TrainingResult
+from ann2snn_distill.reporting.versions import versions
+
+
+def evaluate(
+    path: Path,
+    *,
+    dataset: str | None,
+    data_dir: Path | None,
+    timesteps: int | None,
+    device: str,
+    batch_size: int | None,
+    workers: int,
+    observe: Observer,
+) -> Report:
+    """Measure the student in `path` on its own data set, or on another with the same classes.
+
+    Raises:
+        BadInputError: the file, the data or the device is unusable, or the classes differ.
+    """
+    header, tensors = load_checkpoint(path)
+    chosen = choose_device(device)
+    student = student_from_header(header, tensors).to(chosen)
+    data = load_dataset(dataset or header.dataset, data_dir=data_dir, img_size=header.img_size)
+    _check_classes(header, data)
+    steps = timesteps or header.timesteps
+    how = numerics(chosen, img_size=header.img_size, batch_size=batch_size or header.evaluation.batch_size)
+    warnings: list[str] = []
+    if how.device_kind != header.evaluation.device_kind:
+        warnings.append(
+            f"the file was measured on {header.evaluation.device_kind} and this is {how.device_kind}: spikes flip "
+            "with numerics, so the last digits may differ"
+        )
+        observe(Caution(warnings[0]))
+    observe(Note(f"{header.student} on {data.name}: {len(data.test)} test images, {steps} timesteps"))
+    batches = evaluation_batches(
+        data.test,
+        how,
+        img_size=header.img_size,
+        mean=header.mean,
+        std=header.std,
+        device=chosen,
+        workers=workers,
+    )
+    measured = measure(student, batches, steps)
+    accuracy = measured.top1_at[str(steps)]
+    summary = header.training
+    same_data = data.name == Path(header.dataset).name
+    teacher_top1 = summary.get("teacher_top1") if same_data else None
+    return Report(
+        model=header.model,
+        student=StudentResult(model=header.student, top1=accuracy, top1_at=measured.top1_at),
+        dataset=data.name,
+        timesteps=steps,
+        method=summary.get("method"),
+        neuron=header.neuron.name,
+        seed=summary.get("seed"),
+        versions=versions(),
+        device=device_name(chosen),
+        teacher=TeacherResult(top1=teacher_top1, source=summary.get("teacher_source")),
+        drop=None if teacher_top1 is None else teacher_top1 - accuracy,
+        branches=None,
+        coverage=measured.coverage,
+        layers=measured.layers,
+        energy=measured.energy,
+        training=TrainingResult(
+            **{name: summary.get(name) for name in ("epochs", "images_per_second", "seconds", "peak_memory_mib")}
+        ),
+        warnings=tuple(warnings),
+    )
+
+
+def _check_classes(header: SnnHeader, data: Dataset) -> None:
+    if len(data.classes) != len(header.classes):
+        raise BadInputError(
+            f"the file knows {len(header.classes)} classes and {data.name} has {len(data.classes)}; "
+            "give the --dataset that it was made for"
+        )

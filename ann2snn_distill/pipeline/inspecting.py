@@ -1,0 +1,114 @@
+"""`inspect`: the fate of every layer, on random weights."""
+
+from pathlib import Path
+
+from torch import nn
+
+from ann2snn_distill.checkpoint import read_header
+from ann2snn_distill.config import InspectSettings
+from ann2snn_distill.conversion.coverage import coverage
+from ann2snn_distill.conversion.network import Partitioned
+from ann2snn_distill.conversion.partition import Stage, default_branches
+from ann2snn_distill.conversion.rules import Role
+from ann2snn_distill.events import Observer
+from ann2snn_distill.pipeline.students import student_network
+from ann2snn_distill.recipes import SMALL_IMAGE
+from ann2snn_distill.reporting.inspection import Inspection, LayerFate, StageFate
+from ann2snn_distill.reporting.report import CoverageResult
+from ann2snn_distill.teacher import build_network, resolve_model_name
+
+
+def inspect(target: str, *, settings: InspectSettings, observe: Observer) -> Inspection:
+    """Return the stages, layers and coverage of a timm model, or of the student in a file."""
+    del observe
+    if Path(target).suffix == ".safetensors":
+        settings = _from_file(Path(target), settings)
+    name = resolve_model_name(settings.model)
+    size = settings.img_size or _native_size(name, settings)
+    stem = settings.stem if settings.stem != "auto" else ("small" if size <= SMALL_IMAGE else "keep")
+    module = build_network(name, classes=settings.classes, img_size=size, stem=stem, model_kwargs=settings.model_kwargs)
+    network = student_network(module, img_size=size, maxpool=settings.maxpool, coverage=settings.coverage)
+    return inspection(network, module, name=name, img_size=size, classes=settings.classes)
+
+
+def inspection(network: Partitioned, module: nn.Module, *, name: str, img_size: int, classes: int) -> Inspection:
+    """Return what there is to know about a partitioned student."""
+    found = coverage(network.sites)
+    branches = default_branches(network.stages)
+    stage_of = {node.name: stage.name for stage in network.stages for node in stage.nodes}
+    return Inspection(
+        model=name,
+        img_size=img_size,
+        classes=classes,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        stages=tuple(_stage(network, stage, branch=stage.name in branches) for stage in network.stages),
+        layers=tuple(
+            LayerFate(
+                name=fate.name,
+                path=fate.path,
+                kind=fate.operation,
+                role=fate.role.value,
+                stage=stage_of[fate.name],
+                binary_input=fate.binary_input,
+                macs=fate.macs or None,
+            )
+            for fate in found.layers
+        ),
+        coverage=CoverageResult(spiking_macs=found.spiking_macs, total_macs=found.total_macs, share=found.share),
+        warnings=tuple(warnings_of(network)),
+    )
+
+
+def warnings_of(network: Partitioned) -> list[str]:
+    """Return what a user of this network should know before training."""
+    texts = []
+    if not default_branches(network.stages):
+        texts.append("the network has no cut to guide at: guidance acts on the logits alone")
+    pools = [
+        fate.path
+        for fate in coverage(network.sites).layers
+        if fate.role is Role.ANALOG and "pool" in fate.operation.lower()
+    ]
+    if pools:
+        texts.append(
+            f"{len(pools)} max pools work on spikes ({pools[0]} first): neuromorphic chips may lack them; "
+            "--maxpool avg replaces them"
+        )
+    return texts
+
+
+def _stage(network: Partitioned, stage: Stage, *, branch: bool) -> StageFate:
+    sites = network.sites
+    own = {sites.trace.body.get_submodule(str(n.target)) for n in stage.nodes if n.op == "call_module"}
+    return StageFate(
+        name=stage.name,
+        path=sites.trace.paths[stage.output],
+        channels=stage.channels,
+        reduction=stage.reduction,
+        parameters=sum(parameter.numel() for module in own for parameter in module.parameters(recurse=False)),
+        neurons=sum(sites.roles.get(node) is Role.NEURON for node in stage.nodes),
+        branch=branch,
+    )
+
+
+def _from_file(path: Path, settings: InspectSettings) -> InspectSettings:
+    header = read_header(path)
+    return settings.model_copy(
+        update={
+            "model": header.student,
+            "img_size": header.img_size,
+            "model_kwargs": header.model_kwargs,
+            "stem": header.stem,
+            "classes": len(header.classes),
+            "coverage": header.coverage,
+            "maxpool": header.maxpool,
+        }
+    )
+
+
+def _native_size(name: str, settings: InspectSettings) -> int:
+    import timm
+
+    configuration = timm.get_pretrained_cfg(name.removeprefix("timm/"))
+    size = getattr(configuration, "input_size", None) or (3, 224, 224)
+    return int(settings.model_kwargs.get("img_size", size[-1]))

@@ -1,0 +1,121 @@
+"""From a student on test data to the parts of a report."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ann2snn_distill.checkpoint import EvaluationNumerics
+from ann2snn_distill.conversion.coverage import Coverage, LayerFate, coverage
+from ann2snn_distill.conversion.student import SpikingNetwork
+from ann2snn_distill.data.batches import test_batches
+from ann2snn_distill.data.splits import Split
+from ann2snn_distill.evaluation.accuracy import exact_float32, top1_at
+from ann2snn_distill.pipeline.machine import device_name
+from ann2snn_distill.reporting.report import CoverageResult, EnergyResult, LayerResult
+
+MAC_PJ = 4.6
+AC_PJ = 0.9
+"""Picojoules of a float32 multiply-accumulate and accumulate in 45 nm (Horowitz, ISSCC 2014)."""
+
+_ACTIVITY_IMAGES = 512
+"""Images on which firing rates are measured: the first of the test split."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What evaluation finds: accuracy by timestep in percent, fates and activity of layers, energy."""
+
+    top1_at: dict[str, float]
+    coverage: CoverageResult
+    layers: tuple[LayerResult, ...]
+    energy: EnergyResult
+
+
+def numerics(device: torch.device, *, img_size: int, batch_size: int | None = None) -> EvaluationNumerics:
+    """Return the numerics of an evaluation: float32, no TF32, and the batch that fits the images."""
+    return EvaluationNumerics(
+        dtype="float32",
+        tf32=False,
+        batch_size=batch_size or (250 if img_size <= 64 else 32),
+        channels_last=False,
+        device_kind=device.type,
+        device_name=device_name(device),
+    )
+
+
+def evaluation_batches(
+    split: Split,
+    how: EvaluationNumerics,
+    *,
+    img_size: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    device: torch.device,
+    workers: int,
+) -> Iterable[tuple[Tensor, Tensor]]:
+    """Return the batches of a split as `how` wants them."""
+    return test_batches(
+        split,
+        img_size=img_size,
+        mean=mean,
+        std=std,
+        batch_size=how.batch_size,
+        device=device,
+        workers=workers,
+        channels_last=how.channels_last,
+    )
+
+
+def measure(student: SpikingNetwork, batches: Iterable[tuple[Tensor, Tensor]], timesteps: int) -> Measured:
+    """Measure a student on test batches; everything in it is what `eval` measures again."""
+    accuracy = top1_at(student, batches, timesteps)
+    found = coverage(student.network.sites)
+    activity = _activity(student, batches, timesteps)
+    return Measured(
+        {str(t): value for t, value in accuracy.items()},
+        CoverageResult(spiking_macs=found.spiking_macs, total_macs=found.total_macs, share=found.share),
+        tuple(_layer(fate, activity, timesteps) for fate in found.layers),
+        _energy(found, activity, timesteps),
+    )
+
+
+def _activity(student: SpikingNetwork, batches: Iterable[tuple[Tensor, Tensor]], timesteps: int) -> dict[str, float]:
+    totals: dict[str, float] = {}
+    seen = 0
+    with exact_float32():
+        for x, _ in batches:
+            for name, value in student.activity(x, timesteps).items():
+                totals[name] = totals.get(name, 0.0) + value * len(x)
+            seen += len(x)
+            if seen >= _ACTIVITY_IMAGES:
+                break
+    return {name: value / seen for name, value in totals.items()}
+
+
+def _layer(fate: LayerFate, activity: dict[str, float], timesteps: int) -> LayerResult:
+    rate = activity.get(fate.name)
+    return LayerResult(
+        name=fate.name,
+        role=fate.role.value,
+        firing_rate=rate,
+        binary_input=fate.binary_input,
+        macs=fate.macs or None,
+        synops=fate.macs * timesteps * rate if fate.binary_input and rate is not None else None,
+    )
+
+
+def _energy(found: Coverage, activity: dict[str, float], timesteps: int) -> EnergyResult:
+    """Spikes cost accumulates; analog inputs cost multiply-accumulates each timestep, once where they are constant."""
+    picojoules = 0.0
+    for fate in found.layers:
+        if fate.binary_input:
+            picojoules += AC_PJ * fate.macs * timesteps * activity[fate.name]
+        else:
+            picojoules += MAC_PJ * fate.macs * (1 if fate.static else timesteps)
+    return EnergyResult(
+        ann_mj=MAC_PJ * found.total_macs * 1e-9,
+        snn_mj=picojoules * 1e-9,
+        constants={"mac_pj": MAC_PJ, "ac_pj": AC_PJ},
+    )

@@ -1,0 +1,135 @@
+"""Building the student: from settings and a teacher, or from a file's header."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, fx, nn
+
+from ann2snn_distill.checkpoint import NeuronHeader, SnnHeader
+from ann2snn_distill.config import ConvertSettings
+from ann2snn_distill.conversion.canonical import average_pooled
+from ann2snn_distill.conversion.network import Partitioned, partitioned
+from ann2snn_distill.conversion.rules import Role
+from ann2snn_distill.conversion.sites import Sites
+from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
+from ann2snn_distill.errors import BadInputError, UsageError
+from ann2snn_distill.neurons.equations import NeuronModel
+from ann2snn_distill.teacher import LoadedNetwork, build_network
+
+_MINIMUM_THRESHOLD = 1e-3
+
+
+def student_network(module: nn.Module, *, img_size: int, maxpool: str, coverage: str) -> Partitioned:
+    """Partition a network as a student: with the pooling and the coverage asked for."""
+    if coverage == "full":
+        raise UsageError("--coverage full is not in this release; give --coverage activations")
+    source = average_pooled(module) if maxpool == "avg" else module
+    return partitioned(source, img_size=img_size)
+
+
+def new_student(settings: ConvertSettings, teacher: LoadedNetwork, calibration: Tensor, *, seed: int) -> SpikingNetwork:
+    """Return the student that training starts from, on the CPU.
+
+    Args:
+        settings: resolved settings.
+        teacher: the trained teacher, whose module is not changed.
+        calibration: normalised images (B, 3, H, W) on which thresholds are calibrated.
+        seed: of the random weights.
+    """
+    name = settings.student or teacher.name
+    if settings.init == "teacher" and name != teacher.name:
+        raise UsageError(f"--init teacher copies weights, and {name} is not {teacher.name}; give --init scratch")
+    if settings.init == "teacher":
+        module = teacher.module
+    else:
+        module = build_network(
+            name,
+            classes=teacher.classes,
+            img_size=teacher.img_size,
+            stem=teacher.stem,
+            model_kwargs=teacher.model_kwargs if name == teacher.name else {},
+            seed=seed,
+        )
+    network = student_network(module, img_size=teacher.img_size, maxpool=settings.maxpool, coverage=settings.coverage)
+    thresholds = uniform_thresholds(network.sites.neuron_names(), settings.threshold or 1.0)
+    if settings.threshold is None and settings.init == "teacher":
+        thresholds = calibrated_thresholds(network.sites, calibration)
+    return SpikingNetwork(network, neuron_model(settings), thresholds=thresholds)
+
+
+def student_from_header(header: SnnHeader, tensors: Mapping[str, Tensor]) -> SpikingNetwork:
+    """Rebuild a student from its file.
+
+    Raises:
+        BadInputError: the tensors are not the model's.
+    """
+    module = build_network(
+        header.student,
+        classes=len(header.classes),
+        img_size=header.img_size,
+        stem=header.stem,
+        model_kwargs=header.model_kwargs,
+    )
+    network = student_network(module, img_size=header.img_size, maxpool=header.maxpool, coverage=header.coverage)
+    neuron = header.neuron
+    model = NeuronModel(neuron.decay, neuron.v_init, neuron.reset, neuron.surrogate_width)
+    student = SpikingNetwork(network, model, thresholds=header.thresholds)
+    _load(student.body, tensors)
+    return student.eval()
+
+
+def neuron_model(settings: ConvertSettings) -> NeuronModel:
+    """Return the neuron of resolved settings."""
+    assert settings.decay is not None and settings.v_init is not None and settings.reset is not None  # noqa: PT018
+    return NeuronModel(settings.decay, settings.v_init, settings.reset, settings.surrogate_width)
+
+
+def neuron_header(name: str, model: NeuronModel) -> NeuronHeader:
+    """Return the header's form of a neuron."""
+    return NeuronHeader(
+        name="if" if name == "if" else "lif",
+        decay=model.decay,
+        v_init=model.v_init,
+        reset=model.reset,
+        surrogate_width=model.surrogate_width,
+    )
+
+
+def calibrated_thresholds(sites: Sites, images: Tensor) -> dict[str, float]:
+    """Return the standard deviation of the ANN's pre-activation for every neuron: none falls silent with it.
+
+    Args:
+        sites: the network, with the ANN's weights.
+        images: normalised images (B, 3, H, W).
+    """
+    recorder = _Deviations(sites)
+    with torch.no_grad():
+        recorder.run(images)
+    return {name: max(value, _MINIMUM_THRESHOLD) for name, value in recorder.deviations.items()}
+
+
+class _Deviations(fx.Interpreter):
+    """Runs the ANN and keeps the standard deviation of every neuron's input."""
+
+    def __init__(self, sites: Sites):
+        super().__init__(sites.trace.body, graph=sites.trace.graph)
+        self._sites = sites
+        self.deviations: dict[str, float] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        if self._sites.roles.get(n) is Role.NEURON:
+            (source,) = self._sites.data_inputs(n)
+            self.deviations[n.name] = float(self.env[source].float().std())
+        return super().run_node(n)
+
+
+def _load(body: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    own = body.state_dict()
+    wrong = [name for name in own if name not in tensors or tensors[name].shape != own[name].shape]
+    wrong += [name for name in tensors if name not in own]
+    if wrong:
+        raise BadInputError(
+            f"{len(wrong)} tensors of the file are not the model's (first: {wrong[0]}); it is damaged, or was "
+            "written with another version of timm: convert again"
+        )
+    body.load_state_dict(dict(tensors))

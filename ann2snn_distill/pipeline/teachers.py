@@ -1,0 +1,224 @@
+"""The teacher of a run: loaded, and trained or fine-tuned first if it does not know the data, once for all runs."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ann2snn_distill.config import FitSettings, NetworkSettings
+from ann2snn_distill.data.batches import Augmentation, train_batches
+from ann2snn_distill.data.datasets import Dataset, cache_dir
+from ann2snn_distill.distillation.objectives import AnnObjective
+from ann2snn_distill.errors import BadInputError
+from ann2snn_distill.events import Caution, Note, Observer
+from ann2snn_distill.files import write_atomically
+from ann2snn_distill.recipes import TUNING_LR, recipe_for, resolved_fit
+from ann2snn_distill.teacher import LoadedNetwork, load_network
+from ann2snn_distill.training.fit import Execution, Plan, fit
+from ann2snn_distill.training.resume import ResumeFolder
+from ann2snn_distill.training.state import train_state
+
+_KEY = "snn_distill_teacher"
+_RECIPE_VERSION = 1
+"""Raised when the training of teachers changes, so that cached ones are trained again."""
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A teacher that knows the data set; `path` is its file if it was trained here."""
+
+    network: LoadedNetwork
+    path: Path | None
+    epochs: int
+    seconds: float
+
+
+def ready_teacher(
+    settings: NetworkSettings,
+    fit_settings: FitSettings,
+    dataset: Dataset,
+    device: torch.device,
+    observe: Observer,
+) -> Taught:
+    """Load the teacher and, where it does not know the data, train it or take it from the cache.
+
+    Args:
+        settings: which network, from which weights.
+        fit_settings: resolved; how it is trained.
+        dataset: what it has to know.
+        device: where it is trained.
+        observe: told of progress.
+    """
+    loaded = load_teacher(settings, dataset)
+    if loaded.match is not None:
+        observe(Note(f"teacher: {loaded.match.summary()}"))
+    if loaded.trained:
+        return Taught(loaded, None, 0, 0.0)
+    epochs = teacher_epochs(settings, fit_settings, dataset, loaded)
+    tuned = loaded.source != "random"
+    key = _key(settings, fit_settings, dataset, loaded, epochs)
+    path = cache_dir() / "teachers" / f"{key}.safetensors"
+    cached = _cached(path, loaded, observe)
+    if cached is not None:
+        observe(Note(f"teacher: taken from {path} ({epochs} epochs on {dataset.name})"))
+        return cached
+    return _train(loaded, fit_settings, dataset, epochs, tuned, path, device, observe, settings)
+
+
+def load_teacher(settings: NetworkSettings, dataset: Dataset) -> LoadedNetwork:
+    """Load the network for a data set's classes and images, before any training."""
+    return load_network(
+        settings.model,
+        classes=len(dataset.classes),
+        img_size=dataset.img_size,
+        data_mean=dataset.mean,
+        data_std=dataset.std,
+        stem=settings.stem,
+        model_kwargs=settings.model_kwargs,
+        pretrained=settings.pretrained,
+        checkpoint=settings.checkpoint,
+        checkpoint_match=settings.checkpoint_match,
+        seed=settings.seed,
+    )
+
+
+def teacher_epochs(
+    settings: NetworkSettings, fit_settings: FitSettings, dataset: Dataset, loaded: LoadedNetwork
+) -> int:
+    """Return how many epochs the teacher is trained: as asked for, or by the recipe; 0 where it knows the data."""
+    if loaded.trained:
+        return 0
+    recipe = recipe_for(img_size=dataset.img_size, images=len(dataset.train))
+    default = recipe.teacher_epochs if loaded.source == "random" else recipe.tuning_epochs
+    return fit_settings.teacher_epochs or default
+
+
+def augmentation_of(settings: FitSettings, dataset: Dataset) -> Augmentation:
+    """Return the augmentation of resolved settings."""
+    recipe = recipe_for(img_size=dataset.img_size, images=len(dataset.train))
+    return Augmentation(
+        flip=dataset.mirror_safe,
+        crop_padding=round(recipe.crop_padding * dataset.img_size),
+        policy=settings.aa or "none",
+        cutout=settings.cutout or 0,
+        mixup=settings.mixup,
+        cutmix=settings.cutmix,
+        smoothing=settings.smoothing,
+    )
+
+
+def execution_of(settings: FitSettings, device: torch.device) -> Execution:
+    """Return how steps of resolved settings run."""
+    return Execution(device, bool(settings.amp), bool(settings.torchcompile), settings.grad_accum_steps)
+
+
+def _train(
+    loaded: LoadedNetwork,
+    fit_settings: FitSettings,
+    dataset: Dataset,
+    epochs: int,
+    tuned: bool,
+    path: Path,
+    device: torch.device,
+    observe: Observer,
+    settings: NetworkSettings,
+) -> Taught:
+    recipe = recipe_for(img_size=dataset.img_size, images=len(dataset.train))
+    defaults = FitSettings(batch_size=fit_settings.batch_size, grad_accum_steps=fit_settings.grad_accum_steps)
+    peak = resolved_fit(defaults, recipe, img_size=dataset.img_size, cuda=False)["lr"]
+    assert isinstance(peak, float) and fit_settings.batch_size is not None  # noqa: PT018
+    channels_last = device.type == "cuda"
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    module = loaded.module.to(device).to(memory_format=layout).train()
+    batches = train_batches(
+        dataset.train,
+        classes=loaded.classes,
+        img_size=loaded.img_size,
+        mean=_triple(loaded.mean),
+        std=_triple(loaded.std),
+        batch_size=fit_settings.batch_size * fit_settings.grad_accum_steps,
+        augmentation=augmentation_of(fit_settings, dataset),
+        device=device,
+        seed=settings.seed,
+        workers=settings.workers,
+        channels_last=channels_last,
+    )
+    state = train_state({"teacher": module}, opt="sgd", weight_decay=recipe.sgd_decay)
+    resume = ResumeFolder(path.with_suffix(".resume"), identity={"teacher": path.stem})
+    result = fit(
+        f"teacher {loaded.name}",
+        AnnObjective(module),
+        batches,
+        state,
+        plan=Plan(epochs, 0.05 * epochs, peak * (TUNING_LR if tuned else 1.0), checkpoint_interval=5),
+        execution=execution_of(fit_settings, device),
+        resume=resume,
+        observe=observe,
+    )
+    source = f"{loaded.source}, {'fine-tuned' if tuned else 'trained'} for {epochs} epochs on {dataset.name}"
+    trained = module.cpu().to(memory_format=torch.contiguous_format).eval()
+    summary = {"source": source, "epochs": epochs, "seconds": result.seconds}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().clone() for name, tensor in trained.state_dict().items()}
+    write_atomically(path, lambda target: save_file(tensors, target, metadata={_KEY: json.dumps(summary)}))
+    resume.remove()
+    return Taught(replace(loaded, module=trained, source=source, trained=True), path, epochs, result.seconds)
+
+
+def _cached(path: Path, loaded: LoadedNetwork, observe: Observer) -> Taught | None:
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            summary: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        loaded.module.load_state_dict(tensors)
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        observe(Caution(f"the cached teacher {path} cannot be read ({error}); it is trained again"))
+        return None
+    network = replace(loaded, module=loaded.module.eval(), source=summary["source"], trained=True)
+    return Taught(network, path, summary["epochs"], summary["seconds"])
+
+
+def _key(
+    settings: NetworkSettings, fit_settings: FitSettings, dataset: Dataset, loaded: LoadedNetwork, epochs: int
+) -> str:
+    determined_by = {
+        "recipe": _RECIPE_VERSION,
+        "model": loaded.name,
+        "kwargs": loaded.model_kwargs,
+        "stem": loaded.stem,
+        "source": loaded.source,
+        "checkpoint": _digest(settings.checkpoint),
+        "data": dataset.fingerprint,
+        "mean": loaded.mean,
+        "seed": settings.seed,
+        "epochs": epochs,
+        "batch": fit_settings.batch_size,
+        "accumulation": fit_settings.grad_accum_steps,
+        "amp": fit_settings.amp,
+        "augmentation": repr(augmentation_of(fit_settings, dataset)),
+    }
+    text = json.dumps(determined_by, sort_keys=True, default=str)
+    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return f"{loaded.name.replace('/', '_').replace(':', '_')}-{dataset.name}-{digest}"
+
+
+def _digest(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInputError(f"cannot read {path}: {error.strerror}; check --checkpoint") from error
+
+
+def _triple(values: tuple[float, ...]) -> tuple[float, float, float]:
+    first, second, third = values
+    return first, second, third

@@ -1,0 +1,103 @@
+"""The default recipe for each kind of data, in this one place; docs/experiments.md says what was measured for it."""
+
+from dataclasses import dataclass
+
+from ann2snn_distill.config import AutoAugmentName, ConvertSettings, FitSettings
+
+SMALL_IMAGE = 64
+"""Side up to which images are small, pixels."""
+
+_FEW_IMAGES = 10_000
+_REFERENCE_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Defaults of one kind of data.
+
+    Attributes:
+        epochs: of distillation.
+        teacher_epochs: of a teacher trained from scratch.
+        tuning_epochs: of a teacher that starts from other weights.
+        batch_size: images a step.
+        sgd_lr: peak learning rate of SGD for 128 images a step; it grows in proportion.
+        adamw_lr: the same for AdamW.
+        sgd_decay: weight decay of SGD.
+        adamw_decay: weight decay of AdamW.
+        aa: augmentation policy.
+        cutout: side of the erased square over the image's side.
+        crop_padding: padding of the random crop over the image's side.
+    """
+
+    epochs: int
+    teacher_epochs: int
+    tuning_epochs: int
+    batch_size: int
+    sgd_lr: float
+    adamw_lr: float
+    sgd_decay: float
+    adamw_decay: float
+    aa: AutoAugmentName
+    cutout: float
+    crop_padding: float
+
+
+FEW_SMALL = Recipe(
+    epochs=30, teacher_epochs=30, tuning_epochs=10, batch_size=64, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
+    adamw_decay=0.05, aa="none", cutout=0.0, crop_padding=1 / 8,
+)  # fmt: skip
+"""Small images, fewer than 10,000 of them."""
+
+SMALL = Recipe(
+    epochs=100, teacher_epochs=100, tuning_epochs=20, batch_size=512, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
+    adamw_decay=0.05, aa="cifar10", cutout=0.5, crop_padding=1 / 8,
+)  # fmt: skip
+"""Small images such as CIFAR's."""
+
+LARGE = Recipe(
+    epochs=30, teacher_epochs=90, tuning_epochs=5, batch_size=64, sgd_lr=0.05, adamw_lr=2e-4, sgd_decay=1e-4,
+    adamw_decay=0.05, aa="none", cutout=0.0, crop_padding=0.0,
+)  # fmt: skip
+"""Images above 64 px: random resized crops."""
+
+TUNING_LR = 0.1
+"""Learning rate of fine-tuning over that of training from scratch."""
+
+
+def recipe_for(*, img_size: int, images: int) -> Recipe:
+    """Return the recipe of a data set with so many training images of that side (pixels)."""
+    if img_size > SMALL_IMAGE:
+        return LARGE
+    return FEW_SMALL if images < _FEW_IMAGES else SMALL
+
+
+def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: bool) -> dict[str, object]:
+    """Return what the recipe says for every fit setting left open."""
+    batch = settings.batch_size or recipe.batch_size
+    sgd = settings.opt == "sgd"
+    peak = (recipe.sgd_lr if sgd else recipe.adamw_lr) * batch * settings.grad_accum_steps / _REFERENCE_BATCH
+    epochs = settings.epochs or recipe.epochs
+    defaults: dict[str, object] = {
+        "epochs": recipe.epochs,
+        "batch_size": batch,
+        "lr": peak,
+        "weight_decay": recipe.sgd_decay if sgd else recipe.adamw_decay,
+        "warmup_epochs": 0.05 * epochs,
+        "amp": cuda,
+        "torchcompile": cuda,
+        "aa": recipe.aa,
+        "cutout": round(recipe.cutout * img_size),
+    }
+    return {name: value for name, value in defaults.items() if getattr(settings, name) is None}
+
+
+_NEURON_DEFAULTS = {
+    "lif": {"decay": 0.2, "v_init": 0.0, "reset": "soft-detached"},
+    "if": {"decay": 1.0, "v_init": 0.5, "reset": "soft"},
+}
+
+
+def resolved_neuron(settings: ConvertSettings) -> dict[str, object]:
+    """Return the neuron's defaults for every parameter left open."""
+    defaults = _NEURON_DEFAULTS[settings.neuron]
+    return {name: value for name, value in defaults.items() if getattr(settings, name) is None}

@@ -1,0 +1,1 @@
+"""What a run reports: schemas and their renderings."""

@@ -1,0 +1,17 @@
+"""Teachers: timm networks with timm's weights, a file's, or random ones."""
+
+from ann2snn_distill.teacher.load import LoadedNetwork, load_network
+from ann2snn_distill.teacher.matching import WeightMatch
+from ann2snn_distill.teacher.names import resolve_model_name
+from ann2snn_distill.teacher.networks import build_network
+from ann2snn_distill.teacher.stem import StemChange, small_stem
+
+__all__ = [
+    "LoadedNetwork",
+    "StemChange",
+    "WeightMatch",
+    "build_network",
+    "load_network",
+    "resolve_model_name",
+    "small_stem",
+]

@@ -1,0 +1,143 @@
+"""Checkpoint files: tensors by name, read without ever running what a file holds."""
+
+import argparse
+import difflib
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ann2snn_distill.errors import BadInputError
+
+PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
+SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "net", "params")
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """What a checkpoint file holds.
+
+    Attributes:
+        path: the file.
+        tensors: by name, on the CPU, in the file's order.
+        unwrapped: keys under which the tensors lay, joined by dots; None where they lay at the top.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    unwrapped: str | None
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the order of the tensors is the order of the network that was saved."""
+        return self.path.suffix.lower() in PICKLE_SUFFIXES
+
+
+def read_tensors(path: Path) -> TensorFile:
+    """Read a .safetensors file, or a pickle of torch restricted to tensors and plain containers.
+
+    Where several sets of weights lie in one file, the averaged ones win, as `WRAPPERS` orders them.
+
+    Raises:
+        BadInputError: missing, unreadable, truncated or foreign, with code in it, without tensors, or an SNN.
+    """
+    _check_file(path)
+    if path.suffix.lower() == ".safetensors":
+        tensors, unwrapped = _read_safetensors(path), None
+    else:
+        tensors, unwrapped = _unwrap(_read_pickle(path))
+    if not tensors:
+        raise BadInputError(f"{path} holds no tensors by name; give a file that holds a network's state_dict")
+    return TensorFile(path, tensors, unwrapped)
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise BadInputError(f"{path} is a folder; give the checkpoint file in it ({', '.join(SUFFIXES)})")
+    if not path.exists():
+        raise BadInputError(f"{path} does not exist; {_near_files(path)}")
+    if path.suffix.lower() not in SUFFIXES:
+        raise BadInputError(f"{path} is not a checkpoint that can be read; files ending in {', '.join(SUFFIXES)} are")
+    if not path.stat().st_size:
+        raise BadInputError(f"{path} is empty; copy or download it again")
+
+
+def _near_files(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"nor does the folder {path.parent}"
+    names = sorted(file.name for file in path.parent.iterdir() if file.suffix.lower() in SUFFIXES)
+    near = difflib.get_close_matches(path.name, names, n=3)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"{path.parent} holds {', '.join(names[:3])}" if names else f"{path.parent} holds no checkpoint"
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            if "snn_distill" in (file.metadata() or {}):
+                raise BadInputError(f"{path} is an SNN of this program, not a teacher; use: snn-distill eval {path}")
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")  # pickle protocols; timm's own checkpoints hold a Namespace
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # bytes that are no pickle make the unpickler raise almost anything
+        code = _code(path, str(error))
+        if code:
+            raise BadInputError(
+                f"{path} holds more than weights ({code}) and will not be run as code; "
+                "convert it to safetensors in the environment that made it"
+            ) from error
+        raise _damaged(path, error) from error
+
+
+def _code(path: Path, refusal: str) -> str | None:
+    """What the restricted unpickler met that would have to be run, by its message; None if nothing."""
+    name = re.search(r"GLOBAL ([\w.]+)", refusal)
+    if name:
+        return name[1]
+    if "TorchScript" in refusal:
+        return "a TorchScript program"
+    with path.open("rb") as handle:  # 0x80 begins a pickle; torch's own have no operand that it refuses
+        foreign = handle.read(1) == b"\x80" and "Unsupported operand" in refusal
+    return "a pickle that torch did not write" if foreign else None
+
+
+def _damaged(path: Path, error: Exception) -> BadInputError:
+    if isinstance(error, PermissionError):
+        return BadInputError(f"{path} may not be read; check its permissions")
+    known = isinstance(error, RuntimeError | SafetensorError) and not isinstance(error, pickle.PickleError)
+    detail = str(error).strip().splitlines()[0].split(". ")[0] if known and str(error).strip() else ""
+    return BadInputError(
+        f"{path} is damaged, or no checkpoint{f' ({detail})' if detail else ''}; copy or download it again"
+    )
+
+
+def _unwrap(content: Any) -> tuple[dict[str, Tensor], str | None]:
+    """Follow the wrappers' keys down to the tensors."""
+    keys: list[str] = []
+    while isinstance(content, Mapping):
+        key = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if key is None:
+            break
+        keys.append(key)
+        content = content[key]
+    named = content.items() if isinstance(content, Mapping) else ()
+    tensors = {name: value for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
+    return tensors, ".".join(keys) or None

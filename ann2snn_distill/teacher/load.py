@@ -1,0 +1,170 @@
+"""A trained network from timm's weights or from a file, or an untrained one from a seed."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from timm.models import model_entrypoint, split_model_name_tag
+from torch import nn
+
+from ann2snn_distill.errors import UsageError
+from ann2snn_distill.teacher.files import read_tensors
+from ann2snn_distill.teacher.matching import Target, WeightMatch, match_by_name, match_by_order
+from ann2snn_distill.teacher.names import is_hub_name, resolve_model_name
+from ann2snn_distill.teacher.networks import Stem, classifier_names, create, fit_to_images
+from ann2snn_distill.teacher.renaming import Rename
+
+SMALL_IMAGE = 64  # pixels; up to here weights for photographs and strided stems are not the default
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network and all that rebuilds it.
+
+    Attributes:
+        module: float32, eval mode; images (B, C, img_size, img_size) to logits (B, classes).
+        name: timm name, or hf-hub:org/name.
+        classes: number of logits.
+        img_size: side of the images, pixels.
+        stem: "small" where strides were taken out of it (or that was asked for by name).
+        model_kwargs: keyword arguments for timm.
+        mean: by which images in 0..1 are normalised, a channel.
+        std: the same.
+        source: "timm:TAG", the hub name, "checkpoint:FILE" or "random".
+        trained: every weight, the classifier's too, came from timm or the file.
+        match: how the weights were found; None for random ones.
+    """
+
+    module: nn.Module
+    name: str
+    classes: int
+    img_size: int
+    stem: Stem
+    model_kwargs: dict[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source: str
+    trained: bool
+    match: WeightMatch | None = field(default=None)
+
+
+def load_network(
+    name: str,
+    *,
+    classes: int,
+    img_size: int,
+    data_mean: Sequence[float],
+    data_std: Sequence[float],
+    stem: Literal["auto", "keep", "small"] = "auto",
+    model_kwargs: Mapping[str, Any] | None = None,
+    pretrained: bool | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_match: Literal["name", "order"] = "name",
+    seed: int = 0,
+) -> LoadedNetwork:
+    """Build a timm network and give it timm's weights, a file's, or random ones.
+
+    `pretrained` None means: for images above 64 px without a checkpoint. What is random comes from `seed` and
+    leaves torch's global generator as it was. Images are normalised as timm's weights want it where those, or
+    a checkpoint for images above 64 px, are loaded; otherwise by the data's mean and standard deviation.
+
+    Raises:
+        UsageError: an unknown name, a refused keyword or image size, flags that exclude each other.
+        BadInputError: weights that cannot be had, or a file that cannot be read or does not fit.
+    """
+    name = resolve_model_name(name)
+    if checkpoint is not None and pretrained:
+        raise UsageError("--pretrained and --checkpoint exclude each other; give one of them")
+    large = img_size > SMALL_IMAGE
+    fetch = pretrained if pretrained is not None else large and checkpoint is None
+    kwargs = dict(model_kwargs or {})
+    module = create(name, classes=classes, img_size=img_size, model_kwargs=kwargs, seed=seed, pretrained=fetch)
+    match = _timm_match(module, classes) if fetch else None
+    asked: Stem = ("keep" if large else "small") if stem == "auto" else stem
+    changes = fit_to_images(module, name=name, classes=classes, img_size=img_size, stem=asked, model_kwargs=kwargs)
+    used: Stem = asked if changes or stem != "auto" else "keep"
+    source = _timm_source(module, name) if fetch else "random"
+    if checkpoint is not None:
+        target = _target(module, name=name, classes=classes, stem=used)
+        match = _load_file(module, checkpoint, target=target, by_order=checkpoint_match == "order")
+        source = f"checkpoint:{checkpoint.name}"
+    mean, std = tuple(data_mean), tuple(data_std)
+    if fetch or (checkpoint is not None and large):
+        mean, std = _normalisation(module, mean, std)
+    return LoadedNetwork(
+        module=module,
+        name=name,
+        classes=classes,
+        img_size=img_size,
+        stem=used,
+        model_kwargs=kwargs,
+        mean=mean,
+        std=std,
+        source=source,
+        trained=match is not None and not match.rebuilt,
+        match=match,
+    )
+
+
+def _target(module: nn.Module, *, name: str, classes: int, stem: Stem) -> Target:
+    return Target(
+        name=name,
+        tensors=module.state_dict(),
+        classifiers=classifier_names(module),
+        classes=classes,
+        stem=stem,
+        rename=_timm_conversion(module),
+    )
+
+
+def _load_file(module: nn.Module, path: Path, *, target: Target, by_order: bool) -> WeightMatch:
+    file = read_tensors(path)
+    tensors, match = (match_by_order if by_order else match_by_name)(file, target)
+    module.load_state_dict(tensors, strict=False)
+    return match
+
+
+def _timm_conversion(module: nn.Module) -> Rename | None:
+    """Return timm's conversion of foreign checkpoints, if the architecture's file has one."""
+    architecture = (getattr(module, "pretrained_cfg", None) or {}).get("architecture")
+    if not architecture:
+        return None
+    home = sys.modules[model_entrypoint(architecture).__module__]
+    convert = getattr(home, "checkpoint_filter_fn", None)
+    return None if convert is None else partial(_call_conversion, convert, module)
+
+
+def _call_conversion(convert: Any, module: nn.Module, tensors: dict[str, Any]) -> Mapping[str, Any]:
+    converted: Mapping[str, Any] = convert(tensors, module)
+    return converted
+
+
+def _timm_match(module: nn.Module, classes: int) -> WeightMatch:
+    """Say what timm loaded: it is strict, and leaves out the classifier alone, where its classes differ."""
+    config: Mapping[str, Any] = getattr(module, "pretrained_cfg", None) or {}
+    names = tuple(module.state_dict())
+    match = WeightMatch(loaded=names, how="timm", classes=classes)
+    if config.get("num_classes") == classes:
+        return match
+    heads = tuple(f"{path}." for path in classifier_names(module))
+    rebuilt = tuple(name for name in names if name.startswith(heads))
+    return replace(match, loaded=tuple(name for name in names if name not in rebuilt), rebuilt=rebuilt)
+
+
+def _timm_source(module: nn.Module, name: str) -> str:
+    if is_hub_name(name):
+        return name
+    tag = split_model_name_tag(name)[1] or (getattr(module, "pretrained_cfg", None) or {}).get("tag")
+    return f"timm:{tag or name}"
+
+
+def _normalisation(
+    module: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return timm's mean and deviation, or those given where the network's have other channels."""
+    config = getattr(module, "pretrained_cfg", None) or {}
+    theirs = tuple(config.get("mean") or ()), tuple(config.get("std") or ())
+    return theirs if len(theirs[0]) == len(mean) and len(theirs[1]) == len(std) else (mean, std)

@@ -1,0 +1,186 @@
+"""Networks from timm, built from a name and a few numbers, so that a saved file rebuilds the same."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.models import get_pretrained_cfg, load_model_config_from_hf
+from torch import nn
+
+from ann2snn_distill.errors import BadInputError, UsageError
+from ann2snn_distill.teacher.names import is_hub_name, resolve_model_name
+from ann2snn_distill.teacher.stem import StemChange, small_stem
+
+Stem = Literal["keep", "small"]
+
+_RESERVED = {
+    "num_classes": "the data set sets it",
+    "img_size": "--img-size sets it",
+    "pretrained": "--pretrained sets it",
+    "pretrained_cfg": "--pretrained and MODEL set it",
+    "pretrained_cfg_overlay": "--pretrained and MODEL set it",
+    "checkpoint_path": "--checkpoint sets it",
+    "features_only": "the classifier is needed",
+}
+
+
+def build_network(
+    name: str,
+    *,
+    classes: int,
+    img_size: int,
+    stem: Stem,
+    model_kwargs: Mapping[str, Any],
+    seed: int = 0,
+) -> nn.Module:
+    """Build a timm network with random weights: float32, in eval mode.
+
+    It takes images (B, C, img_size, img_size) to logits (B, classes). Equal arguments give equal structure
+    and weights; torch's global generator stays as it was.
+
+    Raises:
+        UsageError: the name is unknown, or timm refuses a keyword or the image size.
+        BadInputError: a hub repository's configuration cannot be had.
+    """
+    name = resolve_model_name(name)
+    network = create(name, classes=classes, img_size=img_size, model_kwargs=model_kwargs, seed=seed, pretrained=False)
+    fit_to_images(network, name=name, classes=classes, img_size=img_size, stem=stem, model_kwargs=model_kwargs)
+    return network
+
+
+def create(
+    name: str,
+    *,
+    classes: int,
+    img_size: int,
+    model_kwargs: Mapping[str, Any],
+    seed: int,
+    pretrained: bool,
+) -> nn.Module:
+    """Call timm: float32, eval mode, its own stem; what timm does not fill with weights is random by `seed`.
+
+    Raises:
+        UsageError: timm refuses a keyword or the image size.
+        BadInputError: a hub repository's configuration or the pretrained weights cannot be had.
+    """
+    for key in model_kwargs:
+        if key in _RESERVED:
+            raise UsageError(f"--model-kwargs cannot set {key}: {_RESERVED[key]}")
+    keywords = dict(model_kwargs)
+    if _wants_img_size(name):
+        keywords["img_size"] = img_size
+    network = _plain(name, classes=classes, keywords=keywords, seed=seed, img_size=img_size)
+    if pretrained:
+        network = _with_weights(name, classes=classes, keywords=keywords, seed=seed)
+    return network.float().eval()
+
+
+def fit_to_images(
+    network: nn.Module,
+    *,
+    name: str,
+    classes: int,
+    img_size: int,
+    stem: Stem,
+    model_kwargs: Mapping[str, Any],
+) -> tuple[StemChange, ...]:
+    """Adapt the stem if asked, and see that images of `img_size` pixels become `classes` logits.
+
+    Returns what was changed in the stem.
+
+    Raises:
+        UsageError: they do not.
+    """
+    config = getattr(network, "pretrained_cfg", None) or {}
+    channels = model_kwargs.get("in_chans") or config.get("input_size", (3,))[0]
+    changes: tuple[StemChange, ...] = ()
+    try:
+        if stem == "small":
+            changes = small_stem(network, img_size=img_size, channels=channels)
+        with torch.no_grad():
+            logits_BC = network(torch.zeros(1, channels, img_size, img_size))
+    except Exception as error:  # whatever a network raises, the image does not fit it
+        ways_on = ["another --img-size", "--stem keep" if changes else ""]
+        ways_on += ["other --model-kwargs" if model_kwargs else "", "another model"]
+        raise UsageError(
+            f"{name} cannot take images of {img_size} px ({first_line(error)}); "
+            f"choose {' or '.join(way for way in ways_on if way)}"
+        ) from error
+    if not isinstance(logits_BC, torch.Tensor) or logits_BC.shape != (1, classes):
+        found = tuple(logits_BC.shape) if isinstance(logits_BC, torch.Tensor) else type(logits_BC).__name__
+        raise UsageError(
+            f"{name} gives {found} instead of {classes} logits for one image; check --model-kwargs or choose "
+            "a classification model"
+        )
+    return changes
+
+
+def classifier_names(network: nn.Module) -> tuple[str, ...]:
+    """Paths of the modules whose outputs are logits, as timm names them."""
+    config = getattr(network, "pretrained_cfg", None) or {}
+    named = config.get("classifier") or ()
+    return (named,) if isinstance(named, str) else tuple(named)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, without its full stop, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(". ") if lines else type(error).__name__
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the CPU generator for a while; accelerators' generators are neither read nor written."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _wants_img_size(name: str) -> bool:
+    """Whether the architecture is built for one image size, which timm then takes as a keyword."""
+    if not is_hub_name(name):
+        return bool(getattr(get_pretrained_cfg(name), "fixed_input_size", False))
+    try:
+        config, _, _ = load_model_config_from_hf(name.removeprefix("hf-hub:"))
+    except Exception as error:  # offline, missing, gated, not timm's: many libraries' exceptions
+        raise BadInputError(
+            f"{name} cannot be had ({first_line(error)}); check the name and the connection, "
+            "or give a timm name with --checkpoint FILE"
+        ) from error
+    return bool(config.get("fixed_input_size", False))
+
+
+def _plain(name: str, *, classes: int, keywords: Mapping[str, Any], seed: int, img_size: int) -> nn.Module:
+    try:
+        with _seeded(seed):
+            network: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **keywords)
+    except Exception as error:  # a constructor that is given a bad value may raise anything
+        raise UsageError(_refusal(name, error, keywords, img_size)) from error
+    return network
+
+
+def _with_weights(name: str, *, classes: int, keywords: Mapping[str, Any], seed: int) -> nn.Module:
+    ways_on = "give --checkpoint FILE, or train from scratch with --no-pretrained"
+    config = None if is_hub_name(name) else get_pretrained_cfg(name)
+    if config is not None and not config.has_weights:
+        raise BadInputError(f"timm's weights for {name} cannot be had (none exist); {ways_on}")
+    try:
+        with _seeded(seed):
+            network: nn.Module = timm.create_model(name, pretrained=True, num_classes=classes, **keywords)
+    except Exception as error:  # the hub's, the connection's and timm's exceptions alike
+        raise BadInputError(f"timm's weights for {name} cannot be had ({first_line(error)}); {ways_on}") from error
+    return network
+
+
+def _refusal(name: str, error: Exception, keywords: Mapping[str, Any], img_size: int) -> str:
+    named = re.search(r"keyword argument '(\w+)'", str(error))
+    given = [key for key in keywords if key != "img_size"]
+    if named and named[1] in given:
+        return f"{name} takes no keyword {named[1]!r} ({first_line(error)}); remove it from --model-kwargs"
+    if given:
+        return f"{name} refuses --model-kwargs {', '.join(given)}: {first_line(error)}"
+    reason = first_line(error)
+    return f"timm cannot build {name} for images of {img_size} px: {reason}; choose another --img-size"

@@ -1,0 +1,1 @@
+"""The training step, epochs and schedule, and exact restarts."""

@@ -1,0 +1,138 @@
+"""Everything that training moves, as named tensors that are only ever written in place.
+
+In place, because a captured step knows the tensors by address; and by name, because a restart reads them back.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """The trained modules, their optimiser, and the moving average of the first module's weights.
+
+    Attributes:
+        modules: name -> module; the first is the network that is evaluated.
+        optimizer: its states exist from the start, so that nothing appears later.
+        average: name -> averaged tensor of the first module's state; empty when off.
+        average_decay: share of the average kept per update.
+    """
+
+    modules: dict[str, nn.Module]
+    optimizer: torch.optim.Optimizer
+    average: dict[str, Tensor]
+    average_decay: float
+
+    @property
+    def network(self) -> nn.Module:
+        """The module that is evaluated."""
+        return next(iter(self.modules.values()))
+
+    def set_learning_rate(self, value: float) -> None:
+        """Write the learning rate of every group in place, without a device sync."""
+        for group in self.optimizer.param_groups:
+            group["lr"].fill_(value)
+
+    def update_average(self) -> None:
+        """Move the average towards the network's weights and statistics."""
+        if self.average:
+            live = dict(_floating(self.network))
+            targets = [live[name] for name in self.average]
+            torch._foreach_lerp_(list(self.average.values()), targets, 1 - self.average_decay)
+
+    def evaluated(self) -> dict[str, Tensor]:
+        """Return copies of the network's tensors as they are evaluated: the average's if it is on."""
+        tensors = {name: tensor.detach().clone() for name, tensor in _tensors(self.network)}
+        tensors.update({name: tensor.clone() for name, tensor in self.average.items()})
+        return tensors
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor that training moves, by a unique name; not copies."""
+        found: dict[str, Tensor] = {}
+        names: dict[nn.Parameter, str] = {}
+        for prefix, module in self.modules.items():
+            for name, tensor in _tensors(module):
+                found[f"{prefix}.{name}"] = tensor
+            names.update({parameter: f"{prefix}.{name}" for name, parameter in module.named_parameters()})
+        for parameter, name in names.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                found[f"optimizer.{key}.{name}"] = value
+        found.update({f"average.{name}": tensor for name, tensor in self.average.items()})
+        return found
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Return copies of `tensors()`."""
+        return {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Write a snapshot back in place.
+
+        Raises:
+            KeyError: the snapshot lacks a tensor.
+        """
+        with torch.no_grad():
+            for name, tensor in self.tensors().items():
+                tensor.copy_(saved[name])
+
+
+def train_state(
+    modules: dict[str, nn.Module],
+    *,
+    opt: Literal["sgd", "adamw"],
+    weight_decay: float,
+    average_decay: float = 0.0,
+) -> TrainState:
+    """Build the optimiser (no weight decay on norms and biases) and the moving average.
+
+    Args:
+        modules: name -> module; parameters that need no gradient are left alone.
+        opt: sgd (momentum 0.9, Nesterov) or adamw.
+        weight_decay: of weights with two dimensions or more.
+        average_decay: 0 switches the average off.
+    """
+    parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
+    device = parameters[0].device
+    decayed = [p for p in parameters if p.ndim > 1]
+    plain = [p for p in parameters if p.ndim <= 1]
+    groups = [
+        {"params": members, "weight_decay": decay}
+        for members, decay in ((decayed, weight_decay), (plain, 0.0))
+        if members
+    ]
+    rate = torch.zeros((), device=device)
+    if opt == "sgd":
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(
+            groups, lr=rate, momentum=MOMENTUM, nesterov=True, fused=True
+        )
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=rate, fused=True, capturable=device.type == "cuda")
+    for parameter in parameters:
+        optimizer.state[parameter] = _fresh_state(parameter, opt)
+    network = next(iter(modules.values()))
+    average = {name: value.detach().clone() for name, value in _floating(network)} if average_decay else {}
+    return TrainState(modules, optimizer, average, average_decay)
+
+
+def _fresh_state(parameter: Tensor, opt: str) -> dict[str, Tensor]:
+    if opt == "sgd":
+        return {"momentum_buffer": torch.zeros_like(parameter)}
+    return {
+        "step": torch.zeros((), device=parameter.device),
+        "exp_avg": torch.zeros_like(parameter),
+        "exp_avg_sq": torch.zeros_like(parameter),
+    }
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _floating(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return ((name, tensor.detach()) for name, tensor in _tensors(module) if tensor.is_floating_point())

@@ -1,0 +1,112 @@
+"""One training step, pure: loss parts, backward, update. Plain, compiled, or captured in a CUDA graph."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ann2snn_distill.distillation.objectives import Objective
+from ann2snn_distill.training.state import TrainState
+
+Step = Callable[[Tensor, Tensor], None]
+
+_WARMUP_STEPS = 3
+"""Steps before a capture, so that every lazy initialisation is over (PyTorch's notes on CUDA graphs)."""
+
+
+class LossTotals:
+    """Sums of the loss parts on the device, read once an epoch."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+
+    def add(self, parts: dict[str, Tensor]) -> None:
+        """Add one step's parts, without a device sync."""
+        for name, value in parts.items():
+            if name not in self._sums:
+                self._sums[name] = torch.zeros((), device=self._device)
+            self._sums[name] += value.detach()
+
+    def count(self) -> None:
+        """Note that a step was made."""
+        self._steps += 1
+
+    def reset(self) -> None:
+        """Start again from zero, in place."""
+        self._steps = 0
+        for value in self._sums.values():
+            value.zero_()
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of every part since the last reset; waits for the device."""
+        if not self._sums:
+            return {}
+        values = torch.stack(list(self._sums.values())).tolist()
+        return {name: value / max(self._steps, 1) for name, value in zip(self._sums, values, strict=True)}
+
+
+def plain_step(
+    objective: Objective,
+    state: TrainState,
+    totals: LossTotals,
+    *,
+    amp: bool,
+    device: torch.device,
+    pieces: int = 1,
+) -> Step:
+    """Return the step `(x, target) -> None`.
+
+    Args:
+        objective: the loss parts of a batch.
+        state: what is updated.
+        totals: where the loss parts are added.
+        amp: bfloat16 autocast; membranes, statistics and losses stay in float32.
+        device: where it runs.
+        pieces: the batch is cut in so many pieces whose gradients are averaged.
+    """
+
+    def step(x: Tensor, target_BK: Tensor) -> None:
+        state.optimizer.zero_grad(set_to_none=True)
+        for piece, piece_target in zip(x.chunk(pieces), target_BK.chunk(pieces), strict=True):
+            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                parts = objective(piece, piece_target)
+            (parts["loss"] / pieces).backward()
+            totals.add({name: value.detach() / pieces for name, value in parts.items()})
+        state.optimizer.step()
+        state.update_average()
+
+    return step
+
+
+def captured_step(step: Step, state: TrainState, totals: LossTotals, *, x: Tensor, target_BK: Tensor) -> Step:
+    """Capture `step` in a CUDA graph; the state is as before when this returns.
+
+    Args:
+        step: the step to capture; it must not wait for the device.
+        state: restored after the warm-up.
+        totals: reset after the warm-up.
+        x: an example batch; every later one has its shape and layout.
+        target_BK: its targets.
+    """
+    saved = state.snapshot()
+    example, example_target = x.clone(), target_BK.clone()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(_WARMUP_STEPS):
+            step(example, example_target)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step(example, example_target)
+    state.restore(saved)
+    totals.reset()
+
+    def replay(x: Tensor, target_BK: Tensor) -> None:
+        example.copy_(x)
+        example_target.copy_(target_BK)
+        graph.replay()
+
+    return replay

@@ -1,0 +1,108 @@
+"""Flags and TOML keys become settings; what does not fit is named with its bound."""
+
+import pytest
+
+from ann2snn_distill.errors import UsageError
+
+
+def settings_of(pipeline):
+    ((name, (settings, *_)),) = pipeline.calls
+    assert name == "convert"
+    return settings
+
+
+def test_flags_reach_the_pipeline_as_settings(run, pipeline):
+    flags = "--timesteps 8 --lr 1e-3 --v-init -0.5 --no-amp --overwrite --model-kwargs a=1,b=true"
+    done = run("convert", "test_resnet", "--dataset", "digits", *flags.split())
+    assert done.code == 0, done.err
+    settings = settings_of(pipeline)
+    assert (settings.model, settings.dataset, settings.timesteps) == ("test_resnet", "digits", 8)
+    assert (settings.lr, settings.v_init, settings.amp, settings.overwrite) == (1e-3, -0.5, False, True)
+    assert settings.model_kwargs == {"a": 1, "b": True}
+    assert settings.torchcompile is None
+    assert not settings.download
+
+
+@pytest.mark.parametrize("key", ["batch-size", "batch_size"])
+def test_flags_beat_the_file_and_the_rest_of_the_file_holds(run, pipeline, tmp_path, key):
+    file = tmp_path / "run.toml"
+    file.write_text(
+        f'model = "test_resnet"\ndataset = "digits"\nmodel_kwargs = {{a = 1}}\nseed = 3\namp = true\n{key} = 64\n'
+    )
+    done = run("convert", "--config", str(file), "--seed", "5", "--no-amp")
+    assert done.code == 0, done.err
+    settings = settings_of(pipeline)
+    assert (settings.model, settings.batch_size, settings.seed, settings.amp) == ("test_resnet", 64, 5, False)
+    assert settings.model_kwargs == {"a": 1}
+
+
+BAD_FLAGS = {
+    "--timesteps 0": "--timesteps must be at least 1, not 0",
+    "--timesteps 4.5": "--timesteps must be a whole number, not 4.5",
+    "--timesteps four": "--timesteps must be a whole number, not four",
+    "--timesteps 5000": "--timesteps must be at most 1024, not 5000",
+    "--lr 0": "--lr must be above 0, not 0",
+    "--lr nan": "--lr must be a finite number, not nan",
+    "--val-split 1": "--val-split must be below 1, not 1",
+    "--neuron li": "--neuron must be 'lif' or 'if', not li",
+    "--neuron if --decay 0.5": "decay belongs to lif; an if neuron keeps its whole membrane",
+    "--resume auto --overwrite": "resume and overwrite exclude each other; give one of them",
+    "--model-kwargs a": "--model-kwargs takes key=value pairs separated by commas, not 'a'",
+    "--model-kwargs a=1,a=2": "--model-kwargs names a twice; give it once",
+}
+
+
+@pytest.mark.parametrize("flags", BAD_FLAGS)
+def test_a_flag_out_of_bounds_is_named_with_its_bound(run, pipeline, flags):
+    done = run("convert", "test_resnet", "--dataset", "digits", *flags.split())
+    assert (done.code, done.out, done.err) == (2, "", f"error: {BAD_FLAGS[flags]}\n")
+    assert not pipeline.calls
+
+
+def test_an_empty_value_is_refused(run, pipeline):
+    done = run("convert", "test_resnet", "--dataset", "digits", "--output", "")
+    assert (done.code, done.err) == (2, "error: --output is empty; give a value or leave it out\n")
+
+
+@pytest.mark.parametrize("command", ["convert", "teach"])
+def test_what_is_missing_is_said_with_what_it_may_be(run, pipeline, command):
+    assert run(command).err == "error: MODEL is missing: timm name, or hf-hub:org/name\n"
+    done = run(command, "test_resnet")
+    assert done.code == 2
+    assert done.err.startswith("error: --dataset is missing: data set name, or a folder with train/")
+
+
+BAD_FILES = {
+    "timestep = 4": "unknown key `timestep` in {file}; did you mean `timesteps`",
+    "colour = 4": "unknown key `colour` in {file}",
+    "timesteps = 0": "`timesteps` in {file} must be at least 1, not 0",
+    "timesteps = true": "`timesteps` in {file} takes a value, not true",
+    "batch_size = 1\nbatch-size = 2": "`batch-size` stands twice in {file}",
+    "timesteps": "--config {file} is not a TOML file",
+    "model = 4": "`model` in {file} must be text, not 4",
+    "model_kwargs = 4": "`model_kwargs` in {file} must be key=value pairs, not 4",
+    "amp = 'perhaps'": "`amp` in {file} must be true or false, not perhaps",
+    "[timesteps]\na = 1": "`timesteps` in {file} must be a whole number",
+}
+
+
+@pytest.mark.parametrize("text", BAD_FILES)
+def test_a_key_of_the_file_that_does_not_fit_is_named(run, pipeline, tmp_path, text):
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    model = () if "model =" in text else ("test_resnet",)
+    done = run("convert", *model, "--dataset", "digits", "--config", str(file))
+    assert done.code == UsageError.exit_code
+    assert done.err.startswith("error: " + BAD_FILES[text].format(file=file))
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_file_that_cannot_be_read_is_named(run, pipeline, tmp_path, content):
+    file = tmp_path / "run.toml"
+    if content is not None:
+        file.write_bytes(content)
+    done = run("convert", "test_resnet", "--dataset", "digits", "--config", str(file))
+    assert done.code == 2
+    assert str(file) in done.err
+    assert done.err.count("\n") == 1

@@ -1,0 +1,146 @@
+"""Networks are timm's, seeded without a trace, and refuse what they cannot do in plain words."""
+
+import pytest
+import timm
+import torch
+
+from ann2snn_distill.errors import BadInputError, UsageError
+from ann2snn_distill.teacher import build_network, load_network
+
+HALF = (0.5, 0.5, 0.5)
+
+
+def build(name="test_resnet", *, classes=10, img_size=32, stem="keep", model_kwargs=None, seed=0):
+    return build_network(
+        name, classes=classes, img_size=img_size, stem=stem, model_kwargs=model_kwargs or {}, seed=seed
+    )
+
+
+def load(name="test_resnet", *, classes=10, img_size=32, **more):
+    return load_network(name, classes=classes, img_size=img_size, data_mean=HALF, data_std=HALF, **more)
+
+
+def test_random_weights_are_those_of_timm_under_the_seed():
+    torch.manual_seed(3)
+    plain = timm.create_model("test_resnet", num_classes=10)
+    ours = build(seed=3)
+    assert all(torch.equal(plain.state_dict()[key], value) for key, value in ours.state_dict().items())
+    assert not ours.training
+    assert next(ours.parameters()).dtype == torch.float32
+
+
+def test_another_seed_gives_other_weights():
+    assert not torch.equal(build(seed=1).fc.weight, build(seed=2).fc.weight)
+
+
+@pytest.mark.parametrize("stem", ["keep", "small"])
+def test_building_leaves_the_global_generator_as_it_was(stem):
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    load(stem=stem)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_network_for_one_image_size_is_built_for_the_datas():
+    network = build("test_vit", img_size=32, model_kwargs={"patch_size": 4})
+    assert network.patch_embed.grid_size == (8, 8)
+
+
+def test_other_channels_pass_through():
+    network = build(model_kwargs={"in_chans": 2})
+    assert network(torch.zeros(1, 2, 32, 32)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "text"),
+    [
+        ({"nonsense": 1}, "test_resnet takes no keyword 'nonsense'"),
+        ({"act_layer": "nope"}, "test_resnet refuses --model-kwargs act_layer"),
+        ({"num_classes": 5}, "--model-kwargs cannot set num_classes: the data set sets it"),
+        ({"img_size": 5}, "--img-size sets it"),
+        ({"features_only": True}, "the classifier is needed"),
+        ({"global_pool": ""}, "choose another --img-size or other --model-kwargs or another model"),
+    ],
+)
+def test_a_refused_keyword_is_a_usage_error(keywords, text):
+    with pytest.raises(UsageError) as caught:
+        build(model_kwargs=keywords)
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_too_small_for_the_network_are_a_usage_error():
+    with pytest.raises(UsageError, match=r"inception_v3 cannot take images of 16 px .* another --img-size"):
+        build("inception_v3", img_size=16)
+
+
+def test_an_image_size_that_timm_refuses_is_a_usage_error():
+    with pytest.raises(UsageError, match=r"crossvit_tiny_240 cannot|timm cannot build crossvit_tiny_240"):
+        build("crossvit_tiny_240", img_size=64)
+
+
+def test_auto_says_keep_where_no_stem_was_changed():
+    assert load("test_vit", model_kwargs={"patch_size": 4}).stem == "keep"
+    assert load().stem == "small"
+    assert load(stem="keep").stem == "keep"
+    assert load(img_size=96, pretrained=False).stem == "keep"
+
+
+def test_a_random_network_says_so():
+    loaded = load()
+    assert (loaded.source, loaded.trained, loaded.match) == ("random", False, None)
+    assert (loaded.mean, loaded.std) == (HALF, HALF)
+
+
+def _offline(monkeypatch):
+    def fail(*_args, **_keywords):
+        raise OSError("no connection.\nand more")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", fail)
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_url", fail)
+    monkeypatch.setattr("ann2snn_distill.teacher.networks.load_model_config_from_hf", fail)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (
+            {"img_size": 160},
+            "timm's weights for test_resnet cannot be had (no connection); give --checkpoint FILE",
+        ),
+        ({"pretrained": True}, "or train from scratch with --no-pretrained"),
+        ({"name": "hf-hub:org/net"}, "hf-hub:org/net cannot be had (no connection)"),
+        ({"name": "resnet18d.nope"}, "timm knows no weights 'nope'"),
+    ],
+)
+def test_weights_that_cannot_be_had_are_an_error_and_never_random(monkeypatch, arguments, text):
+    _offline(monkeypatch)
+    with pytest.raises((BadInputError, UsageError)) as caught:
+        load(**arguments)
+    assert text in str(caught.value)
+
+
+def test_an_architecture_without_weights_says_that_none_exist():
+    with pytest.raises(BadInputError, match="none exist") as caught:
+        load("dpn48b", img_size=96)
+    assert str(caught.value).startswith("timm's weights for dpn48b cannot be had (none exist); give --checkpoint")
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("classes", [1000, 10])
+def test_timms_weights_bring_their_normalisation_and_report_the_classifier(monkeypatch, classes):
+    torch.manual_seed(5)
+    original = timm.create_model("test_resnet").eval()
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_a, **_k: dict(original.state_dict()))
+    loaded = load(classes=classes, img_size=160)
+    assert loaded.source == f"timm:{original.pretrained_cfg['tag']}"
+    assert loaded.mean == tuple(original.pretrained_cfg["mean"])
+    assert loaded.trained == (classes == 1000)
+    assert loaded.match.rebuilt == (() if classes == 1000 else ("fc.weight", "fc.bias"))
+    assert torch.equal(loaded.module.conv1[0].weight, original.conv1[0].weight)
+    assert ("classifier rebuilt for 10 classes" in loaded.match.summary()) == (classes == 10)
+
+
+def test_a_network_without_a_classifier_is_a_usage_error():
+    with pytest.raises(UsageError, match=r"test_vit gives \(1, 64\) instead of 0 logits for one image"):
+        build("test_vit", classes=0)

@@ -1,0 +1,191 @@
+"""student.safetensors: what is saved is what is loaded, and a bad file is refused in plain words."""
+
+import json
+import os
+import struct
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+
+from ann2snn_distill import checkpoint
+from ann2snn_distill.checkpoint import SnnHeader, load_checkpoint, read_header, save_checkpoint
+from ann2snn_distill.errors import BadInputError
+
+CONTENT = {
+    "format_version": 1,
+    "model": "resnet18",
+    "student": "resnet18",
+    "dataset": "cifar10",
+    "classes": ["cat", "dog"],
+    "img_size": 32,
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.2, 0.2, 0.2],
+    "timesteps": 4,
+    "neuron": {"name": "lif", "decay": 0.2, "v_init": 0.0, "reset": "soft-detached", "surrogate_width": 1.0},
+    "cuts": ["layer1", "layer2"],
+    "coverage": "activations",
+    "maxpool": "keep",
+    "stem": "small",
+    "model_kwargs": {"width": 1, "names": ["a", None]},
+    "thresholds": {"act1": 1.0 / 3},
+    "evaluation": {
+        "dtype": "float32",
+        "tf32": False,
+        "batch_size": 512,
+        "channels_last": True,
+        "device_kind": "cuda",
+        "device_name": "NVIDIA H200",
+    },
+    "versions": {"torch": "2.9.0"},
+    "training": {"method": "hybrid", "test_top1_at": {"4": 100 / 3}},
+}
+HEADER = SnnHeader.model_validate(CONTENT)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "student.safetensors"
+
+
+def write(path, content, *, key="snn_distill"):
+    text = content if isinstance(content, str) else json.dumps(content)
+    save_file({"weight": torch.ones(3)}, path, metadata={key: text})
+    return path
+
+
+def test_header_and_tensors_survive_the_round_trip_bit_for_bit(path):
+    shared = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    tensors = {"a": shared, "tied": shared, "view": shared[:2].transpose(0, 1), "count": torch.tensor(7)}
+    save_checkpoint(path, tensors, HEADER)
+    header, loaded = load_checkpoint(path)
+    assert header == HEADER == read_header(path)
+    assert set(loaded) == set(tensors)
+    for name, tensor in tensors.items():
+        assert torch.equal(loaded[name], tensor)
+        assert loaded[name].dtype == tensor.dtype
+        assert loaded[name].is_contiguous()
+
+
+def test_the_header_is_json_that_any_reader_of_safetensors_sees(path):
+    save_checkpoint(path, {}, HEADER)
+    raw = path.read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    told = json.loads(json.loads(raw[8 : 8 + length])["__metadata__"]["snn_distill"])
+    assert told == CONTENT
+
+
+def test_reading_the_header_reads_no_tensor(path, monkeypatch):
+    save_checkpoint(path, {"a": torch.ones(3)}, HEADER)
+    monkeypatch.setattr(checkpoint, "load_file", None)
+    assert read_header(path) == HEADER
+
+
+def test_a_full_disk_leaves_the_old_file(path, monkeypatch):
+    save_checkpoint(path, {"a": torch.ones(3)}, HEADER)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(BadInputError, match=r"cannot write .*No space left on device; free some space"):
+        save_checkpoint(path, {"a": torch.zeros(3)}, HEADER)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def refusal(path, reader=read_header):
+    with pytest.raises(BadInputError) as caught:
+        reader(path)
+    assert str(caught.value).count("\n") == 0
+    return str(caught.value)
+
+
+def test_a_missing_file_is_refused_with_near_names(path):
+    assert "holds no checkpoint" in refusal(path)
+    write(path, CONTENT)
+    assert f"no file {path.parent / 'studnet.safetensors'}; near it: student.safetensors" in refusal(
+        path.parent / "studnet.safetensors"
+    )
+    assert "near it: student.safetensors" in refusal(path.parent / "x")
+    assert "there is no folder" in refusal(path.parent / "none" / "x")
+
+
+def test_a_folder_is_refused(path):
+    assert refusal(path.parent) == f"{path.parent} is a folder; give the student.safetensors in it"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"PK\x03\x04" + b"x" * 100, b"\x02" + b"\0" * 7 + b"[]", b"x" * 8])
+def test_a_file_of_another_kind_is_refused(path, content):
+    path.write_bytes(content)
+    assert "is not a safetensors file; give the student.safetensors of a run" in refusal(path)
+
+
+@pytest.mark.parametrize("kept", [20, 300, -1])
+def test_a_truncated_file_is_refused(path, kept):
+    write(path, CONTENT)
+    path.write_bytes(path.read_bytes()[:kept])
+    assert "is truncated or damaged; copy it again" in refusal(path)
+
+
+@pytest.mark.parametrize("text", [b"{nonsense}", b'{"a":' + b"[" * 5000, b'{"w":{"dtype":"F32"}}', b"{\xff}"])
+def test_a_damaged_index_is_refused(path, text):
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    assert "is truncated or damaged" in refusal(path)
+
+
+@pytest.mark.parametrize("key", ["format", "snn-distill"])
+def test_a_foreign_safetensors_is_refused_with_the_way_for_ann_weights(path, key):
+    write(path, "pt", key=key)
+    assert "is not an SNN checkpoint" in refusal(path)
+    assert "convert MODEL --checkpoint" in refusal(path)
+    save_file({"weight": torch.ones(3)}, path)
+    assert "is not an SNN checkpoint" in refusal(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 5000, '"x'])
+def test_a_header_that_is_not_json_is_refused(path, text):
+    assert "is not JSON" in refusal(write(path, text))
+
+
+@pytest.mark.parametrize("text", ["1", "[]", "null"])
+def test_a_header_that_is_no_object_is_refused(path, text):
+    assert "is not a JSON object" in refusal(write(path, text))
+
+
+def test_a_newer_format_is_refused_before_its_fields_are_read(path):
+    text = refusal(write(path, {"format_version": 2, "neuron": "unheard of"}), reader=load_checkpoint)
+    assert "written by a newer snn-distill (format 2, this one reads 1): upgrade" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"format_version": 0}, "format_version"),
+        ({"format_version": "x"}, "format_version"),
+        ({"format_version": None}, "format_version"),
+        ({"timesteps": 0}, "timesteps"),
+        ({"neuron": {**CONTENT["neuron"], "name": "izhikevich"}}, "neuron.name"),
+        ({"evaluation": {**CONTENT["evaluation"], "tf32": True}}, "evaluation.tf32"),
+        ({"mean": [0.5, 0.5]}, "mean.2"),
+        ({"std": [0.5, 0, 0.5]}, "std.1"),
+        ({"thresholds": {"act1": float("nan")}}, "thresholds.act1"),
+        ({"colour": "blue"}, "colour"),
+    ],
+)
+def test_an_invalid_field_is_named(path, change, field):
+    text = refusal(write(path, {**CONTENT, **change}))
+    assert f"is invalid at `{field}`" in text
+    assert "https" not in text
+
+
+def test_a_missing_version_is_not_taken_for_the_present_one(path):
+    content = {key: value for key, value in CONTENT.items() if key != "format_version"}
+    assert "is invalid at `format_version`" in refusal(write(path, content))
+
+
+def test_a_header_cannot_hold_an_infinite_number():
+    with pytest.raises(ValidationError):
+        SnnHeader.model_validate({**CONTENT, "thresholds": {"act1": float("inf")}})
