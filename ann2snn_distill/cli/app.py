@@ -1,6 +1,10 @@
 """The command `snn-distill`: one file a command, and torch only inside them."""
 
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -45,4 +49,22 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `arguments` (default: the process's own) and leave with the exit code of the interface."""
-    app(args=arguments, prog_name="snn-distill")
+    with _terminated_as_interrupted():
+        app(args=arguments, prog_name="snn-distill")
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM, a scheduler's or a container's way to stop a run, save its state as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

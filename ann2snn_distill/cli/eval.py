@@ -1,6 +1,7 @@
 """`snn-distill eval`: measure an SNN again, from its file alone."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from ann2snn_distill.cli import results
 from ann2snn_distill.cli.options import Json, with_flags
@@ -39,6 +40,6 @@ def _reported(settings: EvalSettings, report: Report) -> Mapping[str, float]:
 
     header = read_header(settings.checkpoint)
     claimed = header.training.get("test_top1_at")
-    if header.dataset != report.dataset or not isinstance(claimed, dict):
+    if Path(header.dataset).name != report.dataset or not isinstance(claimed, dict):
         return {}
     return {t: float(top1) for t, top1 in claimed.items() if isinstance(top1, int | float)}

@@ -7,7 +7,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from ann2snn_distill.events import (
     Caution,
@@ -19,6 +19,13 @@ from ann2snn_distill.events import (
     PhaseStarted,
     StepsDone,
 )
+
+_BAR_WIDTH = 12
+_ROOM_BESIDE_LOSSES = 68
+"""Columns that name, epochs, bar, percent, remaining time and speed take, so that a bar fits 80 columns."""
+
+_TIMING = ("lr", "seconds", "images_per_second", "peak_memory_mib")
+_PARTS = ("student_", "branch_")
 
 
 @contextmanager
@@ -36,8 +43,8 @@ def observing() -> Iterator[Observer]:
 def _bars(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        BarColumn(bar_width=_BAR_WIDTH),
+        TaskProgressColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[speed]} {task.fields[losses]}", markup=False),
         console=console,
@@ -83,17 +90,17 @@ class ProgressObserver:
         if event.images_per_second is not None:
             self._update(speed=f"{event.images_per_second:,.0f} images/s")
         if event.losses:
-            self._update(losses=_named(event.losses))
+            self._update(losses=_fitting(event.losses, self._console.width - _ROOM_BESIDE_LOSSES))
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task, event.steps)
 
     def _finish(self) -> None:
         self._remove_bar()
         seconds = time.perf_counter() - self._started
-        if self._last is None:
-            self._say(f"{self._phase}: {seconds:.1f} s")
-        else:
-            self._say(f"{self._phase}: {self._last.epoch} epochs, {seconds:.1f} s, {_named(self._last.metrics)}")
+        text = f"{self._phase}: {seconds:.1f} s"
+        if self._last is not None:
+            text = f"{self._phase}: {self._last.epoch} epochs, {seconds:.1f} s, {_summary(self._last.metrics)}"
+        self._say(text)
 
     def _update(self, **fields: Any) -> None:
         if self._progress is not None and self._task is not None:
@@ -106,6 +113,24 @@ class ProgressObserver:
 
     def _say(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)
+
+
+def _fitting(losses: Mapping[str, float], room: int) -> str:
+    """Write the first loss, and as many of the others as there is room for."""
+    text = ""
+    for name, value in losses.items():
+        longer = f"{text} {name} {value:.4g}".strip()
+        if text and len(longer) > room:
+            break
+        text = longer
+    return text
+
+
+def _summary(metrics: Mapping[str, float]) -> str:
+    """Write speed and outcome of the last epoch; parts of the loss stand in metrics.jsonl."""
+    speed = metrics.get("images_per_second")
+    rest = {k: v for k, v in metrics.items() if k not in _TIMING and not k.startswith(_PARTS)}
+    return (f"{speed:,.0f} images/s, " if speed is not None else "") + _named(rest)
 
 
 def _named(values: Mapping[str, float]) -> str:

@@ -12,7 +12,10 @@ import operator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from timm.layers import BlurPool2d
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from ann2snn_distill.conversion.emit import Program, RateGraph, TimeGraph
 from ann2snn_distill.conversion.partition import Stage
@@ -37,6 +40,12 @@ from ann2snn_distill.neurons.temporal import (
 
 NEURONS = "neurons"
 """Name of the body's child that holds one module a neuron, with its threshold."""
+
+_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, BlurPool2d)
+_POOL_FUNCTIONS = (F.avg_pool2d, F.adaptive_avg_pool2d)
+_SCALINGS = (
+    operator.mul, operator.matmul, operator.truediv, torch.mul, torch.matmul, torch.div, "mul", "matmul", "div",
+)  # fmt: skip
 
 Records = tuple[Tensor, ...]
 
@@ -229,7 +238,8 @@ def _norm_state(graph: TimeGraph | RateGraph, node: fx.Node) -> NormState:
 
 
 def _needs_input_value(sites: Sites, node: fx.Node) -> bool:
+    """Return whether PyTorch's backward of a synapse takes its input: for weights, and a pool's for its shape."""
     if node.op == "call_module":
-        return any(True for _ in sites.trace.body.get_submodule(str(node.target)).parameters())
-    scaling = node.target in (operator.mul, operator.matmul, operator.truediv)
-    return sites.is_weighted(node) or scaling
+        module = sites.trace.body.get_submodule(str(node.target))
+        return isinstance(module, _POOLS) or any(True for _ in module.parameters())
+    return sites.is_weighted(node) or node.target in (*_SCALINGS, *_POOL_FUNCTIONS)

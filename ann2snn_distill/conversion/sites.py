@@ -1,5 +1,6 @@
 """The call sites of a traced network: kind, role and name of every node."""
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from ann2snn_distill.conversion.trace import Trace
 
 _SIZE_METHODS = frozenset({"size", "dim", "numel"})
 _SIZE_ATTRIBUTES = frozenset({"shape", "ndim"})
+_DIVISIONS = (operator.truediv, torch.div, "div")
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -54,9 +56,18 @@ def find_sites(trace: Trace, rules: RuleBook) -> Sites:
     for node in trace.graph.nodes:
         kinds[node] = _kind(node, kinds)
         if kinds[node] is Kind.DATA and node.op.startswith("call_"):
-            operands = sum(kinds[source] is Kind.DATA for source in node.all_input_nodes)
+            operands = _data_operands(node, kinds)
             roles[node] = rules.role(node, body=trace.body, operands=operands, path=trace.paths[node])
     return Sites(trace, kinds, roles)
+
+
+def _data_operands(node: fx.Node, kinds: dict[fx.Node, Kind]) -> int:
+    """Count the operands that carry data: x * x has two, and so has 1 / x, which is not linear in x either."""
+    operands: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), operands.append)
+    data = [source for source in operands if kinds[source] is Kind.DATA]
+    inverse = node.target in _DIVISIONS and node.args[0] not in data
+    return len(data) + inverse
 
 
 def _kind(node: fx.Node, kinds: dict[fx.Node, Kind]) -> Kind:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from timm.layers import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from ann2snn_distill.conversion.canonical import canonical
 from ann2snn_distill.errors import UnsupportedModelError
@@ -20,6 +21,8 @@ _OUT_OF_PLACE: dict[Any, Any] = {
     "mul_": "mul",
 }
 """In-place arithmetic would overwrite what a program recorded."""
+
+_DROPOUTS = (F.dropout, F.dropout2d, F.alpha_dropout)
 
 Shape = tuple[int, ...]
 
@@ -54,6 +57,7 @@ def trace(model: nn.Module, *, img_size: int) -> Trace:
         raise UnsupportedModelError(
             f"{type(model).__name__} cannot be traced: {_first_line(error)}; choose another model"
         ) from error
+    _remove_dropout(graph)
     paths = {node: _path(node) for node in graph.nodes}
     for node in graph.nodes:
         if node.op in ("call_module", "get_attr"):
@@ -122,7 +126,8 @@ def _shapes(body: nn.Module, graph: fx.Graph, img_size: int) -> dict[fx.Node, Sh
     run = _ShapeRun(body, graph)
     tensors = [*run.named_parameters(), *run.named_buffers()]
     state = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
-    image = torch.empty(2, 3, img_size, img_size, device="meta")
+    dtype = next((tensor.dtype for _, tensor in tensors if tensor.is_floating_point()), torch.float32)
+    image = torch.empty(2, 3, img_size, img_size, device="meta", dtype=dtype)
     try:
         with torch.no_grad():
             shapes: dict[fx.Node, Shape] = torch.func.functional_call(run, state, image)
@@ -132,6 +137,14 @@ def _shapes(body: nn.Module, graph: fx.Graph, img_size: int) -> dict[fx.Node, Sh
             "give another --img-size or --model-kwargs"
         ) from error
     return shapes
+
+
+def _remove_dropout(graph: fx.Graph) -> None:
+    """Take dropout written as a function out: traced in eval mode, it is the identity."""
+    for node in graph.nodes:
+        if node.target in _DROPOUTS:
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            graph.erase_node(node)
 
 
 def _path(node: fx.Node) -> str:

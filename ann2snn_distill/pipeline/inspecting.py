@@ -10,6 +10,7 @@ from ann2snn_distill.conversion.coverage import coverage
 from ann2snn_distill.conversion.network import Partitioned
 from ann2snn_distill.conversion.partition import Stage, default_branches
 from ann2snn_distill.conversion.rules import Role
+from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.events import Observer
 from ann2snn_distill.pipeline.students import student_network
 from ann2snn_distill.recipes import SMALL_IMAGE
@@ -22,7 +23,15 @@ def inspect(target: str, *, settings: InspectSettings, observe: Observer) -> Ins
     """Return the stages, layers and coverage of a timm model, or of the student in a file."""
     del observe
     if Path(target).suffix == ".safetensors":
-        settings = _from_file(Path(target), settings)
+        path = Path(target)
+        try:
+            return _inspected(_from_file(path, settings))
+        except UsageError as error:  # the user did not choose these values: the file did
+            raise BadInputError(f"the network of {path} cannot be built here: {error}") from error
+    return _inspected(settings)
+
+
+def _inspected(settings: InspectSettings) -> Inspection:
     name = resolve_model_name(settings.model)
     size = settings.img_size or _native_size(name, settings)
     stem = settings.stem if settings.stem != "auto" else ("small" if size <= SMALL_IMAGE else "keep")

@@ -23,8 +23,31 @@ def student_network(module: nn.Module, *, img_size: int, maxpool: str, coverage:
     """Partition a network as a student: with the pooling and the coverage asked for."""
     if coverage == "full":
         raise UsageError("--coverage full is not in this release; give --coverage activations")
+    if coverage != "activations" or maxpool not in ("keep", "avg"):
+        raise UsageError(f"coverage {coverage!r} with max pooling {maxpool!r} is not known to this release")
     source = average_pooled(module) if maxpool == "avg" else module
     return partitioned(source, img_size=img_size)
+
+
+def student_module(settings: ConvertSettings, teacher: LoadedNetwork, *, seed: int) -> nn.Module:
+    """Return the ANN from which the student is made: the teacher's own with its weights, or one from `seed`.
+
+    Raises:
+        UsageError: --init teacher, and the student is another network.
+    """
+    name = settings.student or teacher.name
+    if settings.init == "teacher":
+        if name != teacher.name:
+            raise UsageError(f"--init teacher copies weights, and {name} is not {teacher.name}; give --init scratch")
+        return teacher.module
+    return build_network(
+        name,
+        classes=teacher.classes,
+        img_size=teacher.img_size,
+        stem=teacher.stem,
+        model_kwargs=teacher.model_kwargs if name == teacher.name else {},
+        seed=seed,
+    )
 
 
 def new_student(settings: ConvertSettings, teacher: LoadedNetwork, calibration: Tensor, *, seed: int) -> SpikingNetwork:
@@ -36,20 +59,7 @@ def new_student(settings: ConvertSettings, teacher: LoadedNetwork, calibration: 
         calibration: normalised images (B, 3, H, W) on which thresholds are calibrated.
         seed: of the random weights.
     """
-    name = settings.student or teacher.name
-    if settings.init == "teacher" and name != teacher.name:
-        raise UsageError(f"--init teacher copies weights, and {name} is not {teacher.name}; give --init scratch")
-    if settings.init == "teacher":
-        module = teacher.module
-    else:
-        module = build_network(
-            name,
-            classes=teacher.classes,
-            img_size=teacher.img_size,
-            stem=teacher.stem,
-            model_kwargs=teacher.model_kwargs if name == teacher.name else {},
-            seed=seed,
-        )
+    module = student_module(settings, teacher, seed=seed)
     network = student_network(module, img_size=teacher.img_size, maxpool=settings.maxpool, coverage=settings.coverage)
     thresholds = uniform_thresholds(network.sites.neuron_names(), settings.threshold or 1.0)
     if settings.threshold is None and settings.init == "teacher":
@@ -61,21 +71,31 @@ def student_from_header(header: SnnHeader, tensors: Mapping[str, Tensor]) -> Spi
     """Rebuild a student from its file.
 
     Raises:
-        BadInputError: the tensors are not the model's.
+        BadInputError: its network cannot be built here, or the tensors are not the model's.
     """
-    module = build_network(
-        header.student,
-        classes=len(header.classes),
-        img_size=header.img_size,
-        stem=header.stem,
-        model_kwargs=header.model_kwargs,
-    )
-    network = student_network(module, img_size=header.img_size, maxpool=header.maxpool, coverage=header.coverage)
+    network = _network_of(header)
     neuron = header.neuron
     model = NeuronModel(neuron.decay, neuron.v_init, neuron.reset, neuron.surrogate_width)
     student = SpikingNetwork(network, model, thresholds=header.thresholds)
     _load(student.body, tensors)
     return student.eval()
+
+
+def _network_of(header: SnnHeader) -> Partitioned:
+    try:
+        module = build_network(
+            header.student,
+            classes=len(header.classes),
+            img_size=header.img_size,
+            stem=header.stem,
+            model_kwargs=header.model_kwargs,
+        )
+        return student_network(module, img_size=header.img_size, maxpool=header.maxpool, coverage=header.coverage)
+    except UsageError as error:  # the user did not choose these values: the file did
+        raise BadInputError(
+            f"the file's network cannot be built here: {error} (the file was written with timm "
+            f"{header.versions.get('timm', 'of unknown version')})"
+        ) from error
 
 
 def neuron_model(settings: ConvertSettings) -> NeuronModel:

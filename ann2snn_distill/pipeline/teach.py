@@ -1,8 +1,9 @@
 """`teach`: the teacher alone."""
 
+from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ann2snn_distill.config import TeachSettings
 from ann2snn_distill.data.datasets import load_dataset
@@ -10,20 +11,31 @@ from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.evaluation.accuracy import top1
 from ann2snn_distill.events import Observer
 from ann2snn_distill.files import write_atomically
+from ann2snn_distill.pipeline.guards import deterministic, interruptible
 from ann2snn_distill.pipeline.machine import choose_device
 from ann2snn_distill.pipeline.measuring import evaluation_batches, numerics
-from ann2snn_distill.pipeline.teachers import ready_teacher
+from ann2snn_distill.pipeline.planning import check_fit
+from ann2snn_distill.pipeline.teachers import load_teacher, ready_teacher
 from ann2snn_distill.recipes import recipe_for, resolved_fit
 
 TEACHER_FILE = "teacher.safetensors"
 
 
 def teach(settings: TeachSettings, observe: Observer) -> dict[str, Any]:
-    """Train or fine-tune a teacher, or take it from the cache, and measure it on the test split."""
+    """Train or fine-tune a teacher, or take it from the cache, and measure it on the test split.
+
+    Raises:
+        InterruptedRunError: Ctrl-C or SIGTERM; the last finished epoch's state is kept.
+        SnnDistillError: anything else that the user can act on.
+    """
+    with interruptible("give the same command again to go on"), deterministic(settings.deterministic):
+        return _teach(settings, observe)
+
+
+def _teach(settings: TeachSettings, observe: Observer) -> dict[str, Any]:
+    _refuse_fixed(settings)
     device = choose_device(settings.device)
-    target = None if settings.output is None else settings.output / TEACHER_FILE
-    if target is not None and target.exists() and not settings.overwrite:
-        raise UsageError(f"{target} exists; give --overwrite, or another --output")
+    target = _target(settings)
     data = load_dataset(
         str(settings.dataset),
         data_dir=settings.data_dir,
@@ -42,7 +54,8 @@ def teach(settings: TeachSettings, observe: Observer) -> dict[str, Any]:
             "teacher_epochs": settings.teacher_epochs or settings.epochs,
         }
     )
-    taught = ready_teacher(resolved, resolved, data, device, observe)
+    check_fit(resolved, data)
+    taught = ready_teacher(load_teacher(resolved, data), resolved, resolved, data, device, observe)
     network = taught.network
     module = network.module.to(device).eval()
     batches = evaluation_batches(
@@ -57,11 +70,8 @@ def teach(settings: TeachSettings, observe: Observer) -> dict[str, Any]:
     accuracy = top1(module, batches)
     if target is not None:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadInputError(f"cannot make {target.parent}: {error.strerror}") from error
-        write_atomically(target, lambda path: save_file(tensors, path))
+        content = save(tensors)
+        write_atomically(target, lambda path: path.write_bytes(content))
     return {
         "model": network.name,
         "dataset": data.name,
@@ -71,3 +81,26 @@ def teach(settings: TeachSettings, observe: Observer) -> dict[str, Any]:
         "epochs": taught.epochs,
         "seconds": taught.seconds,
     }
+
+
+def _refuse_fixed(settings: TeachSettings) -> None:
+    """Refuse what the teacher's recipe fixes, rather than ignore it."""
+    fixed = ("lr", "weight_decay", "opt", "warmup_epochs", "model_ema")
+    given = [name for name in fixed if getattr(settings, name) != TeachSettings.model_fields[name].default]
+    if given:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(f"{flags} cannot be set for a teacher in this release: its recipe fixes it; leave it out")
+
+
+def _target(settings: TeachSettings) -> Path | None:
+    """Return the file to write, in a folder that exists, or None without --output."""
+    if settings.output is None:
+        return None
+    target = settings.output / TEACHER_FILE
+    if target.exists() and not settings.overwrite:
+        raise UsageError(f"{target} exists; give --overwrite, or another --output")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(f"cannot make {target.parent}: {error.strerror}; choose another --output") from error
+    return target

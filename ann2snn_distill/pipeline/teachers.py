@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ann2snn_distill.config import FitSettings, NetworkSettings
 from ann2snn_distill.data.batches import Augmentation, train_batches
@@ -39,22 +39,23 @@ class Taught:
 
 
 def ready_teacher(
+    loaded: LoadedNetwork,
     settings: NetworkSettings,
     fit_settings: FitSettings,
     dataset: Dataset,
     device: torch.device,
     observe: Observer,
 ) -> Taught:
-    """Load the teacher and, where it does not know the data, train it or take it from the cache.
+    """Return a loaded teacher that knows the data: as it is, from the cache, or trained now.
 
     Args:
-        settings: which network, from which weights.
+        loaded: as `load_teacher` gives it.
+        settings: which network, from which weights; the seed and the workers of its training.
         fit_settings: resolved; how it is trained.
         dataset: what it has to know.
         device: where it is trained.
         observe: told of progress.
     """
-    loaded = load_teacher(settings, dataset)
     if loaded.match is not None:
         observe(Note(f"teacher: {loaded.match.summary()}"))
     if loaded.trained:
@@ -155,7 +156,14 @@ def _train(
         AnnObjective(module),
         batches,
         state,
-        plan=Plan(epochs, 0.05 * epochs, peak * (TUNING_LR if tuned else 1.0), checkpoint_interval=5),
+        plan=Plan(
+            epochs,
+            0.05 * epochs,
+            peak * (TUNING_LR if tuned else 1.0),
+            checkpoint_interval=5,
+            seed=settings.seed,
+            remedy="try a smaller --batch-size (the teacher's learning rate follows it), or --no-amp",
+        ),
         execution=execution_of(fit_settings, device),
         resume=resume,
         observe=observe,
@@ -165,7 +173,8 @@ def _train(
     summary = {"source": source, "epochs": epochs, "seconds": result.seconds}
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().clone() for name, tensor in trained.state_dict().items()}
-    write_atomically(path, lambda target: save_file(tensors, target, metadata={_KEY: json.dumps(summary)}))
+    content = save(tensors, metadata={_KEY: json.dumps(summary)})
+    write_atomically(path, lambda target: target.write_bytes(content))
     resume.remove()
     return Taught(replace(loaded, module=trained, source=source, trained=True), path, epochs, result.seconds)
 

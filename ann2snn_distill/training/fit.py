@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ann2snn_distill.data.batches import TrainBatches
+from ann2snn_distill.data.seeding import stream_seed
 from ann2snn_distill.distillation.objectives import Objective
 from ann2snn_distill.errors import BadInputError, InterruptedRunError
 from ann2snn_distill.events import Caution, EpochDone, Note, Observer, PhaseDone, PhaseStarted, StepsDone
@@ -33,12 +35,23 @@ class Execution:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast: epochs, warm-up epochs, peak learning rate, epochs between written states."""
+    """How long and how fast.
+
+    Attributes:
+        epochs: of training.
+        warmup_epochs: of them, while the learning rate rises.
+        peak: learning rate after the warm-up.
+        checkpoint_interval: epochs between written states.
+        seed: of what the network itself draws, such as dropout; every epoch has its own stream.
+        remedy: the next step for a user whose loss diverges.
+    """
 
     epochs: int
     warmup_epochs: float
     peak: float
     checkpoint_interval: int = 1
+    seed: int = 0
+    remedy: str = "lower the learning rate"
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,9 @@ class FitResult:
 EpochMetrics = Callable[[int], dict[str, Any]]
 """Extra metrics after an epoch (from 1), such as accuracy on a validation split."""
 
+Record = Callable[[Sequence[dict[str, Any]]], None]
+"""Keeps the lines of all epochs so far."""
+
 
 def fit(
     name: str,
@@ -66,6 +82,7 @@ def fit(
     resume: ResumeFolder,
     observe: Observer,
     metrics: EpochMetrics = lambda epoch: {},
+    record: Record = lambda lines: None,
 ) -> FitResult:
     """Train until `plan.epochs` epochs are done, going on from the newest state in `resume`.
 
@@ -79,10 +96,11 @@ def fit(
         resume: where states are written and looked for.
         observe: told of progress.
         metrics: called after each epoch.
+        record: called after each epoch, once its state is safe.
 
     Raises:
         InterruptedRunError: Ctrl-C or SIGTERM; the last finished epoch's state is written.
-        BadInputError: the loss is no longer finite; the last good state is written.
+        BadInputError: the loss or a weight is no longer finite; the last good state is written.
     """
     loop = _Loop(objective, batches, state, plan, execution, observe)
     restart, complaints = resume.load()
@@ -95,31 +113,29 @@ def fit(
         observe(Note(f"{name}: going on after epoch {restart.epoch} of {plan.epochs}"))
     good = Restart(len(history), state.snapshot(), tuple(history))
     observe(PhaseStarted(name, total=(plan.epochs - len(history)) * batches.steps_per_epoch))
-    if execution.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(execution.device)
     try:
         for epoch in range(len(history), plan.epochs):
             line = loop.epoch(epoch)
-            good_losses = all(math.isfinite(value) for value in line.values())
-            if not good_losses:
+            if not _is_finite(line, state):
                 resume.save(good)
                 raise BadInputError(
-                    f"the loss is no longer finite in epoch {epoch + 1} of {name}; lower --lr (the state after "
-                    f"epoch {good.epoch} is kept in {resume.folder})"
+                    f"the loss or a weight of {name} is no longer finite in epoch {epoch + 1}; {plan.remedy} "
+                    f"(the state after epoch {good.epoch} is kept in {resume.folder})"
                 )
             entry: dict[str, Any] = {"epoch": epoch + 1, "phase": name, **line, **metrics(epoch + 1)}
             history.append(entry)
             good = Restart(epoch + 1, state.snapshot(), tuple(history))
             if (epoch + 1) % plan.checkpoint_interval == 0 or epoch + 1 == plan.epochs:
                 resume.save(good)
+            record(history)
             observe(EpochDone(epoch + 1, plan.epochs, {k: v for k, v in entry.items() if isinstance(v, float)}))
     except KeyboardInterrupt:
         resume.save(good)
         raise InterruptedRunError(
-            f"interrupted; {name} stands after epoch {good.epoch} of {plan.epochs}: go on with --resume auto"
+            f"interrupted; the state of {name} after epoch {good.epoch} of {plan.epochs} is kept in {resume.folder}"
         ) from None
     observe(PhaseDone())
-    return _result(history, execution)
+    return _result(history)
 
 
 class _Loop:
@@ -149,8 +165,15 @@ class _Loop:
         )
         self._step: Step | None = None
 
-    def epoch(self, epoch: int) -> dict[str, float]:
-        """Run epoch `epoch` (from 0); return mean loss parts, images/s, seconds and learning rate."""
+    def epoch(self, epoch: int) -> dict[str, float | None]:
+        """Run epoch `epoch` (from 0); return mean loss parts, learning rate, seconds, images/s and peak memory."""
+        with _own_stream(self._plan.seed, epoch, self._execution.device):
+            return self._epoch(epoch)
+
+    def _epoch(self, epoch: int) -> dict[str, float | None]:
+        device = self._execution.device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         started = time.perf_counter()
         self._totals.reset()
         rate = 0.0
@@ -163,7 +186,13 @@ class _Loop:
         means = self._totals.means()
         seconds = time.perf_counter() - started
         images = self._batches.steps_per_epoch * self._batches.batch_size
-        return {**means, "lr": rate, "seconds": seconds, "images_per_second": images / seconds}
+        return {
+            **means,
+            "lr": rate,
+            "seconds": seconds,
+            "images_per_second": images / seconds,
+            "peak_memory_mib": torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None,
+        }
 
     def _made_step(self, x: Tensor, target_BK: Tensor) -> Step:
         if self._step is None:
@@ -198,9 +227,22 @@ class _Loop:
             self._observe(StepsDone(count))
 
 
-def _result(history: list[dict[str, Any]], execution: Execution) -> FitResult:
+@contextmanager
+def _own_stream(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators for one epoch, so that a resumed run draws what an uninterrupted one draws."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(stream_seed(seed, epoch, "network"))
+        yield
+
+
+def _is_finite(line: dict[str, float | None], state: TrainState) -> bool:
+    if not all(math.isfinite(value) for value in line.values() if value is not None):
+        return False
+    return bool(torch.stack([tensor.isfinite().all() for tensor in state.tensors().values()]).all())
+
+
+def _result(history: list[dict[str, Any]]) -> FitResult:
     speeds = sorted(line["images_per_second"] for line in history)
-    peak = None
-    if execution.device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(execution.device) / 2**20
-    return FitResult(tuple(history), sum(line["seconds"] for line in history), speeds[len(speeds) // 2], peak)
+    peaks = [line["peak_memory_mib"] for line in history if line["peak_memory_mib"] is not None]
+    seconds = sum(line["seconds"] for line in history)
+    return FitResult(tuple(history), seconds, speeds[len(speeds) // 2], max(peaks, default=None))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ann2snn_distill.errors import BadInputError
@@ -55,11 +55,12 @@ class ResumeFolder:
             "identity": self._identity,
             "checksum": checksum(tensors),
         }
-        metadata = {_KEY: json.dumps(header)}
+        # Bytes, not save_file: its errors are not OSErrors, so a full disk would have no name.
+        content = save(tensors, metadata={_KEY: json.dumps(header)})
         current = self.folder / STATE_FILE
         if current.exists():
             current.replace(self.folder / PREVIOUS_FILE)
-        write_atomically(current, lambda path: save_file(tensors, path, metadata=metadata))
+        write_atomically(current, lambda path: path.write_bytes(content))
 
     def load(self) -> tuple[Restart | None, list[str]]:
         """Return the newest whole state, or None where there is none, and what was wrong with newer ones.

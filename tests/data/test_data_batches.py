@@ -141,6 +141,7 @@ def test_cuda_gives_what_the_cpu_gives() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_no_batch_after_the_first_waits_for_the_device() -> None:
     epoch = training(random_split(), FULL, device=torch.device("cuda")).epoch(0)
     next(epoch)

@@ -12,7 +12,7 @@ def unrolled_by_autograd(current_TB, threshold, model):
     for current_B in current_TB:
         charged = model.decay * membrane + current_B
         soft = torch.sigmoid(4 / model.surrogate_width * (charged / threshold - 1))
-        spike = (charged >= threshold).to(charged) + soft - soft.detach()
+        spike = (charged >= threshold).to(charged) + (soft - soft.detach())
         if model.reset == "hard":
             membrane = charged * (1 - spike)
         elif model.reset == "soft":

@@ -1,0 +1,165 @@
+"""Everything about a conversion that is settled, and may be refused, before its first step."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ann2snn_distill.config import ConvertSettings, FitSettings
+from ann2snn_distill.conversion.network import Partitioned, partitioned
+from ann2snn_distill.data.batches import train_batches
+from ann2snn_distill.data.datasets import Dataset, load_dataset
+from ann2snn_distill.distillation.branches import Position, choose_positions
+from ann2snn_distill.errors import BadInputError, UsageError
+from ann2snn_distill.events import Note, Observer
+from ann2snn_distill.pipeline.inspecting import inspection
+from ann2snn_distill.pipeline.machine import choose_device, device_name
+from ann2snn_distill.pipeline.outputs import check_output, check_same_run, resolve_output
+from ann2snn_distill.pipeline.students import student_module, student_network
+from ann2snn_distill.pipeline.teachers import augmentation_of, load_teacher, teacher_epochs
+from ann2snn_distill.recipes import recipe_for, resolved_fit, resolved_neuron
+from ann2snn_distill.reporting.inspection import Inspection
+from ann2snn_distill.teacher import LoadedNetwork, resolve_model_name
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run knows before its first step.
+
+    Attributes:
+        settings: resolved, every default filled in.
+        dataset: the data.
+        device: where it runs.
+        folder: where it writes.
+        loaded: the teacher, before any training of it.
+        positions: where hybrid branches will stand.
+        inspected: the fate of the student's layers.
+    """
+
+    settings: ConvertSettings
+    dataset: Dataset
+    device: torch.device
+    folder: Path
+    loaded: LoadedNetwork
+    positions: tuple[Position, ...]
+    inspected: Inspection
+
+    @property
+    def student_name(self) -> str:
+        """The student's architecture."""
+        return self.settings.student or self.loaded.name
+
+
+def prepare(settings: ConvertSettings) -> Prepared:
+    """Resolve the settings and refuse what cannot work, before anything is trained or written.
+
+    Raises:
+        SnnDistillError: names, folders, data, device, network or branches do not fit.
+    """
+    folder = resolve_output(settings)
+    check_output(folder, settings)
+    resolve_model_name(settings.model)
+    if settings.student is not None:
+        settings = settings.model_copy(update={"student": resolve_model_name(settings.student)})
+    device = choose_device(settings.device)
+    dataset = load_dataset(
+        str(settings.dataset),
+        data_dir=settings.data_dir,
+        img_size=settings.img_size,
+        val_split=settings.val_split,
+        limit=settings.limit,
+        seed=settings.seed,
+        download=settings.download,
+    )
+    resolved = _resolved(settings, dataset, device)
+    check_same_run(folder, resolved)
+    check_fit(resolved, dataset)
+    loaded = load_teacher(resolved, dataset)
+    student, inspected = _student(resolved, loaded)
+    teacher = partitioned(loaded.module, img_size=loaded.img_size)
+    wanted = resolved.branches if resolved.method == "hybrid" else "none"
+    same = (resolved.student or loaded.name) == loaded.name
+    positions = choose_positions(student.stages, teacher.stages, wanted, same_network=same)
+    _refuse_twice([position.name for position in positions])
+    return Prepared(resolved, dataset, device, folder, loaded, positions, inspected)
+
+
+def plan(settings: ConvertSettings, observe: Observer) -> dict[str, Any]:
+    """Return what `convert` would do, without training or writing."""
+    run = prepare(settings)
+    loaded, settings, found = run.loaded, run.settings, run.inspected
+    if loaded.match is not None:
+        observe(Note(f"teacher: {loaded.match.summary()}"))
+    return {
+        "output": str(run.folder),
+        "device": device_name(run.device),
+        "teacher": {
+            "source": loaded.source,
+            "trained first": f"{teacher_epochs(settings, settings, run.dataset, loaded)} epochs",
+        },
+        "data": {
+            "train": len(run.dataset.train),
+            "test": len(run.dataset.test),
+            "classes": len(run.dataset.classes),
+            "steps an epoch": len(run.dataset.train) // _images_a_step(settings),
+        },
+        "stages": [{"name": s.name, "channels": s.channels, "neurons": s.neurons} for s in found.stages],
+        "branches": [position.name for position in run.positions],
+        "coverage": found.coverage.model_dump(),
+        "settings": settings.model_dump(mode="json", exclude_none=True),
+        "warnings": list(found.warnings),
+    }
+
+
+def check_fit(settings: FitSettings, dataset: Dataset) -> None:
+    """See that resolved settings can train on a data set.
+
+    Raises:
+        BadInputError: a step takes more images than there are.
+        UsageError: a value that this release, or this kind of data, does not have.
+    """
+    images, pieces = len(dataset.train), settings.grad_accum_steps
+    if _images_a_step(settings) > images:
+        times = f" times {pieces} --grad-accum-steps" if pieces > 1 else ""
+        raise BadInputError(
+            f"a batch of {settings.batch_size}{times} is larger than the {images} training images; "
+            f"choose --batch-size {max(images // pieces, 1)} or less"
+        )
+    if settings.amp_dtype != "bfloat16":
+        raise UsageError(f"--amp-dtype {settings.amp_dtype} is not in this release; give bfloat16, or --no-amp")
+    train_batches(  # made and dropped: it refuses the policies that the data cannot have
+        dataset.train,
+        classes=len(dataset.classes),
+        img_size=dataset.img_size,
+        mean=dataset.mean,
+        std=dataset.std,
+        batch_size=_images_a_step(settings),
+        augmentation=augmentation_of(settings, dataset),
+        device=torch.device("cpu"),
+        seed=0,
+    )
+
+
+def _images_a_step(settings: FitSettings) -> int:
+    return (settings.batch_size or 1) * settings.grad_accum_steps
+
+
+def _resolved(settings: ConvertSettings, dataset: Dataset, device: torch.device) -> ConvertSettings:
+    recipe = recipe_for(img_size=dataset.img_size, images=len(dataset.train))
+    fit = resolved_fit(settings, recipe, img_size=dataset.img_size, cuda=device.type == "cuda")
+    return settings.model_copy(update={**fit, **resolved_neuron(settings), "img_size": dataset.img_size})
+
+
+def _student(settings: ConvertSettings, loaded: LoadedNetwork) -> tuple[Partitioned, Inspection]:
+    name = settings.student or loaded.name
+    module = student_module(settings, loaded, seed=settings.seed)
+    network = student_network(module, img_size=loaded.img_size, maxpool=settings.maxpool, coverage=settings.coverage)
+    found = inspection(network, module, name=name, img_size=loaded.img_size, classes=loaded.classes)
+    return network, found
+
+
+def _refuse_twice(names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"--branches names {name} twice; give it once")

@@ -1,0 +1,87 @@
+"""What a finished run says of itself: the header of the student's file, and the report."""
+
+from ann2snn_distill.checkpoint import SnnHeader
+from ann2snn_distill.conversion.student import SpikingNetwork
+from ann2snn_distill.evaluation.alignment import BranchScore
+from ann2snn_distill.pipeline.machine import device_name
+from ann2snn_distill.pipeline.measuring import Measured, numerics
+from ann2snn_distill.pipeline.planning import Prepared
+from ann2snn_distill.pipeline.students import neuron_header
+from ann2snn_distill.pipeline.teachers import Taught
+from ann2snn_distill.reporting.report import BranchResult, Report, StudentResult, TeacherResult, TrainingResult
+from ann2snn_distill.reporting.versions import versions
+from ann2snn_distill.training.fit import FitResult
+
+
+def student_header(
+    run: Prepared, taught: Taught, student: SpikingNetwork, result: FitResult, teacher_top1: float
+) -> SnnHeader:
+    """Return the header of a trained student's file."""
+    settings, network = run.settings, taught.network
+    name = run.student_name
+    return SnnHeader(
+        model=network.name,
+        student=name,
+        dataset=str(settings.dataset),
+        classes=run.dataset.classes,
+        img_size=run.dataset.img_size,
+        mean=network.mean,
+        std=network.std,
+        timesteps=settings.timesteps,
+        neuron=neuron_header(settings.neuron, student.neuron),
+        cuts=tuple(stage.name for stage in student.stages[:-1]),
+        coverage=settings.coverage,
+        maxpool=settings.maxpool,
+        stem=network.stem,
+        model_kwargs=network.model_kwargs if name == network.name else {},
+        thresholds=student.thresholds,
+        evaluation=numerics(run.device, img_size=run.dataset.img_size),
+        versions=versions(),
+        training={
+            "method": settings.method,
+            "seed": settings.seed,
+            "epochs": settings.epochs,
+            "seconds": result.seconds,
+            "images_per_second": result.images_per_second,
+            "peak_memory_mib": result.peak_memory_mib,
+            "teacher_top1": teacher_top1,
+            "teacher_source": network.source,
+        },
+    )
+
+
+def run_report(
+    run: Prepared,
+    taught: Taught,
+    measured: Measured,
+    scores: tuple[BranchScore, ...],
+    result: FitResult,
+    teacher_top1: float,
+    cautions: list[str],
+) -> Report:
+    """Return the report of a finished run."""
+    accuracy = measured.top1_at[str(run.settings.timesteps)]
+    return Report(
+        model=taught.network.name,
+        student=StudentResult(model=run.student_name, top1=accuracy, top1_at=measured.top1_at),
+        dataset=run.dataset.name,
+        timesteps=run.settings.timesteps,
+        method=run.settings.method,
+        neuron=run.settings.neuron,
+        seed=run.settings.seed,
+        versions=versions(),
+        device=device_name(run.device),
+        teacher=TeacherResult(top1=teacher_top1, source=taught.network.source),
+        drop=teacher_top1 - accuracy,
+        branches=tuple(BranchResult(name=s.name, top1=s.top1, cosine=s.cosine) for s in scores),
+        coverage=measured.coverage,
+        layers=measured.layers,
+        energy=measured.energy,
+        training=TrainingResult(
+            epochs=run.settings.epochs,
+            images_per_second=result.images_per_second,
+            seconds=result.seconds,
+            peak_memory_mib=result.peak_memory_mib,
+        ),
+        warnings=tuple(cautions),
+    )

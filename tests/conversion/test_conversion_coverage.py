@@ -1,0 +1,123 @@
+"""The share of multiply-accumulates that spikes drive, against the census at 224 px."""
+
+import pytest
+import timm
+import torch
+from small_networks import IMAGE, network
+from torch import nn
+
+from ann2snn_distill.conversion.canonical import average_pooled
+from ann2snn_distill.conversion.coverage import coverage
+from ann2snn_distill.conversion.network import StagedAnn, partitioned
+from ann2snn_distill.conversion.rules import Role
+from ann2snn_distill.errors import UnsupportedModelError
+
+_RES2NET_JOINED = 112 * 256 * 56**2 + 224 * 512 * 28**2 + 448 * 1024 * 14**2 + 896 * 2048 * 7**2
+
+
+@pytest.mark.parametrize(
+    ("name", "giga_macs", "percent", "averaged"),
+    [
+        ("resnet18", 1.81, 93.5, 512 * 1000),
+        ("vgg16_bn", 15.47, 99.4, 0),
+        ("mobilenetv2_100", 0.30, 46.2, 1280 * 1000),
+        ("densenet121", 2.83, 95.8, 1024 * 1000),
+        ("regnetx_002", 0.20, 94.4, 368 * 1000),
+        ("res2net50_14w_8s", 4.18, 79.0, 2048 * 1000 + _RES2NET_JOINED),
+    ],
+)
+def test_shares_are_those_of_the_census(name, giga_macs, percent, averaged):
+    """The census calls averaged spikes analog; here, average pooling belongs to the synapse behind it.
+
+    Those synapses are the classifier behind a global pool, and res2net's last convolution of a stage's first block.
+    """
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    found = coverage(partitioned(model, img_size=224).sites)
+    assert 100 * (found.spiking_macs - averaged) / found.total_macs == pytest.approx(percent, abs=0.1)
+    assert found.share == found.spiking_macs / found.total_macs
+    assert found.total_macs / 1e9 == pytest.approx(giga_macs, abs=0.006)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "mobilenetv2_050", "regnetx_002", "vgg11_bn"])
+def test_macs_are_those_that_hooks_count(name):
+    model = network(name, dtype=torch.float32)
+    counted = {}
+
+    def count(path):
+        def hook(module, _, output):
+            weights = module.weight[0].numel()
+            counted[path] = counted.get(path, 0) + output[0].numel() * weights
+
+        return hook
+
+    sites = partitioned(model, img_size=IMAGE).sites
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(count(path))
+    with torch.no_grad():
+        model(torch.zeros(1, 3, IMAGE, IMAGE))
+    found = coverage(sites)
+    by_path = {fate.path: fate.macs for fate in found.layers if fate.binary_input is not None}
+    assert by_path == counted
+    assert found.total_macs == sum(counted.values())
+
+
+class Mixed(nn.Module):
+    """Synapses driven by every kind of signal."""
+
+    def __init__(self):
+        super().__init__()
+        self.image, self.spikes, self.pooled, self.averaged = (nn.Conv2d(c, 4, 1) for c in (3, 4, 4, 4))
+        self.summed, self.analog, self.normed = (nn.Conv2d(4, 4, 1) for _ in range(3))
+        self.joined = nn.Conv2d(8, 4, 1)
+        self.norm, self.maxpool, self.avgpool, self.act = nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.ReLU()
+
+    def forward(self, x):
+        first = self.act(self.image(x))
+        second = self.act(self.spikes(first))
+        pooled = self.act(self.pooled(self.maxpool(second)))
+        averaged = self.act(self.averaged(self.avgpool(second)))
+        normed = self.act(self.normed(self.norm(pooled)))
+        summed = self.act(self.summed(normed + averaged))
+        joined = self.joined(torch.cat([summed, normed], 1))
+        return self.analog(joined).mean((2, 3))
+
+
+def test_each_synapse_knows_what_drives_it():
+    fates = {fate.path: fate for fate in coverage(partitioned(Mixed(), img_size=8).sites).layers}
+    driven = {path: fate.binary_input for path, fate in fates.items() if fate.binary_input is not None}
+    assert driven == {
+        "image": False,
+        "spikes": True,
+        "pooled": True,
+        "averaged": True,
+        "normed": True,
+        "summed": False,
+        "joined": True,
+        "analog": False,
+    }
+    assert fates["image"].static
+    assert not fates["spikes"].static
+    assert fates["norm"].role is Role.NORM
+    assert fates["maxpool"].role is Role.ANALOG
+
+
+def test_average_pooling_leaves_no_maximum():
+    model = network("resnet18", dtype=torch.float32)
+    pooled = average_pooled(model)
+    roles = partitioned(pooled, img_size=IMAGE).sites.roles.values()
+    assert Role.ANALOG in partitioned(model, img_size=IMAGE).sites.roles.values()
+    assert Role.ANALOG not in roles
+    assert isinstance(model.maxpool, nn.MaxPool2d)
+    x = torch.ones(1, 4, 7, 7)
+    assert torch.equal(pooled.maxpool(x), model.maxpool(x))
+    staged = StagedAnn(partitioned(pooled, img_size=IMAGE)).eval()
+    images = torch.randn(2, 3, IMAGE, IMAGE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(staged(images), pooled(images))
+
+
+def test_a_dilated_maximum_has_no_average():
+    with pytest.raises(UnsupportedModelError, match="0: a dilated max pool has no average; give --maxpool keep"):
+        average_pooled(nn.Sequential(nn.MaxPool2d(2, dilation=2)))

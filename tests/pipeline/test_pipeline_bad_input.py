@@ -1,0 +1,185 @@
+"""Bad input through the real command line: one clear sentence, its exit code, nothing half-written."""
+
+import json
+import pickle
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from refusals import DIGITS, refused
+from safetensors.torch import save_file
+
+from ann2snn_distill.checkpoint import load_checkpoint, save_checkpoint
+
+CONVERT = {
+    "an unknown model": (("test_resnt", *DIGITS), 2, ("no model 'test_resnt'", "did you mean test_resnet")),
+    "an unknown student": (("test_resnet", *DIGITS, "--student", "resnet81"), 2, ("resnet81", "did you mean resnet18")),
+    "a model without rules": (("test_vit", *DIGITS), 4, ("no rule for layer_norm at blocks.0.norm1",)),
+    "an unknown data set": (("test_resnet", "--dataset", "digit"), 2, ('unknown data set "digit"', "digits")),
+    "no data set": (("test_resnet",), 2, ("--dataset is missing",)),
+    "no model": (DIGITS, 2, ("MODEL is missing",)),
+    "no timesteps": (("test_resnet", *DIGITS, "--timesteps", 0), 2, ("--timesteps must be at least 1, not 0",)),
+    "a batch larger than the data": (
+        ("test_resnet", *DIGITS, "--batch-size", 9999),
+        1,
+        ("a batch of 9999 is larger than the 1437 training images", "--batch-size 1437 or less"),
+    ),
+    "pieces larger than the data": (
+        ("test_resnet", *DIGITS, "--batch-size", 800, "--grad-accum-steps", 2),
+        1,
+        ("800 times 2", "--batch-size 718 or less"),
+    ),
+    "a missing checkpoint": (
+        ("test_resnet", *DIGITS, "--checkpoint", "/nowhere/weights.pth"),
+        1,
+        ("/nowhere/weights.pth",),
+    ),
+    "full coverage": (("test_resnet", *DIGITS, "--coverage", "full"), 2, ("not in this release",)),
+    "half precision": (("test_resnet", *DIGITS, "--amp-dtype", "float16"), 2, ("not in this release",)),
+    "a policy for larger images": (("test_resnet", *DIGITS, "--aa", "rand"), 2, ("--aa rand", "--aa none")),
+    "an unknown branch": (
+        ("test_resnet", *DIGITS, "--branches", "layer9"),
+        2,
+        ("no cut is named 'layer9'", "layer1, layer2"),
+    ),
+    "a branch named twice": (("test_resnet", *DIGITS, "--branches", "layer1,layer1"), 2, ("names layer1 twice",)),
+    "an empty branch": (("test_resnet", *DIGITS, "--branches", "layer1,"), 2, ("no cut is named ''",)),
+    "weights of another network": (
+        ("test_resnet", *DIGITS, "--init", "teacher", "--student", "resnet10t"),
+        2,
+        ("resnet10t is not test_resnet", "--init scratch"),
+    ),
+    "a decay for an if neuron": (("test_resnet", *DIGITS, "--neuron", "if", "--decay", 0.5), 2, ("decay",)),
+    "resume and overwrite": (("test_resnet", *DIGITS, "--resume", "auto", "--overwrite"), 2, ("exclude each other",)),
+    "an unknown device": (("test_resnet", "--dataset", "digits", "--device", "tpu9"), 2, ("'tpu9'",)),
+    "a missing config": (("test_resnet", *DIGITS, "--config", "/nowhere.toml"), 2, ("/nowhere.toml",)),
+    "two sources of weights": (
+        ("test_resnet", *DIGITS, "--pretrained", "--checkpoint", "x.pth"),
+        2,
+        ("exclude each other",),
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "code", "texts"), CONVERT.values(), ids=CONVERT)
+@pytest.mark.parametrize("dry", [False, True], ids=["run", "dry run"])
+def test_convert_refuses_before_it_trains_or_writes(command, tmp_path, arguments, code, texts, dry):
+    folder = tmp_path / "run"
+    done = command("convert", *arguments, "--output", folder, *(["--dry-run"] if dry else []))
+    refused(done, code, *texts)
+    assert not folder.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.parametrize("name", ["convert", "teach"])
+def test_cuda_where_there_is_none_is_a_failure(command, name):
+    done = command(name, "test_resnet", "--dataset", "digits", "--device", "cuda")
+    refused(done, 1, "no CUDA device is available", "--device cpu")
+
+
+def test_folders_that_hold_no_data_are_failures(command, tmp_path, shades):
+    run = ("--output", tmp_path / "run")
+    refused(command("convert", "test_resnet", "--dataset", tmp_path / "none", *run), 1, str(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    refused(command("convert", "test_resnet", "--dataset", tmp_path / "empty", *run), 1, "train")
+    (tmp_path / "half" / "train" / "cat").mkdir(parents=True)
+    refused(command("convert", "test_resnet", "--dataset", tmp_path / "half", *run), 1, str(tmp_path / "half"))
+    refused(command("convert", "test_resnet", "--dataset", shades / "train", *run), 1, "train")
+    assert not (tmp_path / "run").exists()
+
+
+class Code:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_a_pickle_with_code_in_it_is_refused_and_not_run(command, tmp_path):
+    mark, run = tmp_path / "mark", tmp_path / "run"
+    torch.save({"weight": Code(mark)}, tmp_path / "evil.pth")
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps(Code(mark)))
+    for name in ("evil.pth", "bare.pth"):
+        done = command("convert", "test_resnet", *DIGITS, "--checkpoint", tmp_path / name, "--output", run)
+        refused(done, 1, name)
+    assert not mark.exists()
+    assert not run.exists()
+
+
+def test_weights_of_other_shapes_are_refused(command, tmp_path):
+    save_file({"conv1.weight": torch.zeros(2, 2)}, tmp_path / "foreign.safetensors")
+    checkpoint = ("--checkpoint", tmp_path / "foreign.safetensors", "--output", tmp_path / "run")
+    refused(command("convert", "test_resnet", *DIGITS, *checkpoint), 1, "foreign.safetensors")
+
+
+def test_files_that_are_no_students_are_refused(command, trained, tmp_path):
+    good = (trained / "student.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(good[: len(good) // 2])
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    (tmp_path / "text.safetensors").write_text("no tensors here, only words")
+    save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    for name, text in (("cut", "truncated"), ("empty", "not a safetensors"), ("text", "not a safetensors")):
+        for verb in ("eval", "inspect"):
+            refused(command(verb, tmp_path / f"{name}.safetensors"), 1, text)
+    refused(command("eval", tmp_path / "foreign.safetensors"), 1, "not an SNN checkpoint")
+    refused(command("inspect", tmp_path / "foreign.safetensors"), 1, "not an SNN checkpoint")
+    refused(command("eval", tmp_path / "nothing.safetensors"), 1, "there is no file")
+    refused(command("eval", tmp_path), 1, "is a folder")
+
+
+def test_a_header_of_another_version_is_refused(command, trained, tmp_path):
+    content = (trained / "student.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    outer = json.loads(content[8 : 8 + length])
+    header = json.loads(outer["__metadata__"]["snn_distill"])
+    for version, text in ((2, "newer snn-distill"), (0, "format_version"), ("one", "format_version")):
+        outer["__metadata__"]["snn_distill"] = json.dumps(header | {"format_version": version})
+        new = json.dumps(outer).encode()
+        path = tmp_path / "other.safetensors"
+        path.write_bytes(struct.pack("<Q", len(new)) + new + content[8 + length :])
+        for verb in ("eval", "inspect"):
+            refused(command(verb, path), 1, text)
+
+
+def test_a_header_whose_network_cannot_be_built_is_a_bad_file(command, trained, tmp_path):
+    header, tensors = load_checkpoint(trained / "student.safetensors")
+    thresholds = dict(list(header.thresholds.items())[1:])
+    for change in (
+        {"student": "no_such_net"},
+        {"coverage": "half"},
+        {"maxpool": "median"},
+        {"model_kwargs": {"nonsense": 1}},
+        {"thresholds": thresholds},
+    ):
+        path = tmp_path / "student.safetensors"
+        save_checkpoint(path, tensors, header.model_copy(update=change))
+        refused(command("eval", path, "--device", "cpu"), 1)
+    save_checkpoint(path, tensors, header.model_copy(update={"student": "no_such_net"}))
+    refused(command("inspect", path), 1, "cannot be built here", "no_such_net")
+
+
+def test_tensors_that_do_not_match_the_header_are_refused(command, trained, tmp_path):
+    header, tensors = load_checkpoint(trained / "student.safetensors")
+    path = tmp_path / "student.safetensors"
+    for change in ({"fc.weight": torch.zeros(3, 3)}, {"stray": torch.zeros(1)}):
+        save_checkpoint(path, {**tensors, **change}, header)
+        refused(command("eval", path, "--device", "cpu"), 1, "1 tensors of the file are not the model's", *change)
+    save_checkpoint(path, {name: tensors[name] for name in list(tensors)[1:]}, header)
+    refused(command("eval", path, "--device", "cpu"), 1, "1 tensors")
+
+
+def test_changed_weights_are_measured_as_they_are_and_the_difference_is_told(command, trained, tmp_path):
+    header, tensors = load_checkpoint(trained / "student.safetensors")
+    claimed = dict.fromkeys(header.training["test_top1_at"], 100.0)
+    header = header.model_copy(update={"training": header.training | {"test_top1_at": claimed}})
+    save_checkpoint(tmp_path / "student.safetensors", tensors, header)
+    done = command("eval", tmp_path / "student.safetensors", "--device", "cpu")
+    assert done.code == 0
+    assert "differs from the report by up to" in done.out
+
+
+def test_eval_on_data_of_other_classes_is_refused(command, trained, shades):
+    done = command("eval", trained / "student.safetensors", "--dataset", shades, "--device", "cpu")
+    refused(done, 1, "the file knows 10 classes and shades has 3")

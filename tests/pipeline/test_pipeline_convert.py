@@ -1,0 +1,226 @@
+"""What a conversion writes, and that every number in it can be had independently."""
+
+import json
+import math
+import tomllib
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from sklearn.datasets import load_digits
+
+from ann2snn_distill.checkpoint import load_checkpoint, read_header
+from ann2snn_distill.data.datasets import load_dataset
+from ann2snn_distill.pipeline.students import student_from_header
+from ann2snn_distill.teacher import small_stem
+
+KEYS = {
+    "format_version", "model", "student", "dataset", "timesteps", "method", "neuron", "seed", "versions", "device",
+    "teacher", "drop", "branches", "coverage", "layers", "energy", "training", "warnings",
+}  # fmt: skip
+PARTS = {
+    "teacher": {"top1", "source"},
+    "student": {"model", "top1", "top1_at"},
+    "coverage": {"spiking_macs", "total_macs", "share"},
+    "energy": {"ann_mj", "snn_mj", "constants"},
+    "training": {"epochs", "images_per_second", "seconds", "peak_memory_mib"},
+}
+LINE = {
+    "epoch", "phase", "loss", "student_ce", "student_kl", "branch_layer1", "branch_layer2", "branch_layer3", "lr",
+    "seconds", "images_per_second", "peak_memory_mib", "cosine",
+}  # fmt: skip
+
+
+def report_of(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_conversion_writes_the_files_of_the_interface_and_nothing_else(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names == {"student.safetensors", "report.json", "report.md", "config.toml", "metrics.jsonl"}
+
+
+def test_stdout_is_the_report_alone(trained):
+    assert json.loads((trained.parent / "stdout.json").read_text()) == report_of(trained)
+
+
+def test_the_report_has_exactly_its_keys(trained):
+    report = report_of(trained)
+    assert set(report) == KEYS
+    for part, keys in PARTS.items():
+        assert set(report[part]) == keys
+    assert set(report["student"]["top1_at"]) == {"1", "2", "3"}
+    assert all(set(branch) == {"name", "top1", "cosine"} for branch in report["branches"])
+    keys = {"name", "role", "firing_rate", "binary_input", "macs", "synops"}
+    assert all(set(layer) == keys for layer in report["layers"])
+
+
+def test_the_numbers_of_the_report_agree_with_each_other(trained):
+    report = report_of(trained)
+    assert report["student"]["top1"] == report["student"]["top1_at"]["3"]
+    assert report["drop"] == report["teacher"]["top1"] - report["student"]["top1"]
+    spiking = [layer for layer in report["layers"] if layer["binary_input"]]
+    assert report["coverage"]["spiking_macs"] == sum(layer["macs"] for layer in spiking)
+    assert report["coverage"]["total_macs"] == sum(layer["macs"] or 0 for layer in report["layers"])
+    for layer in spiking:
+        assert layer["synops"] == pytest.approx(3 * layer["macs"] * layer["firing_rate"])
+    (analog,) = (layer for layer in report["layers"] if layer["macs"] and not layer["binary_input"])
+    energy = (4.6 * analog["macs"] + 0.9 * sum(layer["synops"] for layer in spiking)) * 1e-9
+    assert report["energy"]["snn_mj"] == pytest.approx(energy)
+    assert report["energy"]["ann_mj"] == pytest.approx(4.6e-9 * report["coverage"]["total_macs"])
+
+
+def test_metrics_have_one_line_an_epoch_with_named_parts(trained):
+    lines = lines_of(trained)
+    assert [line["epoch"] for line in lines] == [1, 2]
+    for line in lines:
+        assert set(line) == LINE | {"val_top1", "val_branches"}
+        assert set(line["cosine"]) == set(line["val_branches"]) == {"layer1", "layer2", "layer3"}
+        assert line["peak_memory_mib"] is None
+        assert all(-1 <= value <= 1 for value in line["cosine"].values())
+        student = 0.5 * line["student_ce"] + 0.5 * line["student_kl"]
+        branches = (line["branch_layer1"] + line["branch_layer2"] + line["branch_layer3"]) / 3
+        assert line["loss"] == pytest.approx(student + branches, rel=1e-5)
+
+
+def test_without_a_validation_split_no_accuracy_is_measured_before_the_end(command, tiny, tmp_path):
+    done = command("convert", *tiny, "--output", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert [set(line) for line in lines_of(tmp_path / "run")] == [LINE, LINE]
+
+
+def test_eval_of_the_file_gives_the_reports_numbers_to_the_digit(command, trained):
+    report = report_of(trained)
+    done = command("eval", trained / "student.safetensors", "--json", "--device", "cpu")
+    assert done.code == 0, done.err
+    again = json.loads(done.out)
+    for key in KEYS - {"branches", "warnings"}:
+        assert again[key] == report[key], key
+    shown = command("eval", trained / "student.safetensors", "--device", "cpu")
+    assert "equal to the report, to the digit" in shown.out
+
+
+def test_eval_of_a_folder_data_set_compares_with_the_report_too(command, tiny, tmp_path):
+    command("convert", *tiny, "--output", tmp_path / "run")
+    done = command("eval", tmp_path / "run" / "student.safetensors", "--device", "cpu")
+    assert "equal to the report, to the digit" in done.out
+
+
+def test_eval_at_other_timesteps_agrees_with_top1_at(command, trained):
+    done = command("eval", trained / "student.safetensors", "--timesteps", 2, "--json", "--device", "cpu")
+    measured = json.loads(done.out)["student"]
+    assert measured["top1_at"] == {t: report_of(trained)["student"]["top1_at"][t] for t in ("1", "2")}
+    assert measured["top1"] == measured["top1_at"]["2"]
+
+
+def test_the_teachers_accuracy_is_that_of_plain_timm_with_the_cached_weights(trained, cache):
+    (path,) = (p for p in (cache / "teachers").glob("test_resnet-digits-*.safetensors") if is_of(p, epochs=3))
+    model = timm.create_model("test_resnet", num_classes=10).eval()
+    small_stem(model, img_size=16, channels=3)
+    model.load_state_dict(load_file(path))
+    header = read_header(trained / "student.safetensors")
+    test = load_dataset("digits").test
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (header.mean, header.std))
+    with torch.no_grad():
+        logits_NK = model((test.images_NCHW.float() / 255 - mean) / std)
+    top1 = 100 * (logits_NK.argmax(1) == test.labels_N).double().mean().item()
+    assert report_of(trained)["teacher"]["top1"] == pytest.approx(top1, abs=1e-9)
+
+
+def is_of(path, *, epochs):
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["snn_distill_teacher"])["epochs"] == epochs
+
+
+def test_the_students_accuracy_is_that_of_its_file_image_by_image(trained):
+    header, tensors = load_checkpoint(trained / "student.safetensors")
+    student = student_from_header(header, tensors)
+    test = load_dataset("digits").test
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (header.mean, header.std))
+    with torch.no_grad():
+        logits_TBK = torch.cat([student((x.float() / 255 - mean) / std, 3) for x in test.images_NCHW.split(90)], dim=1)
+    hits = int((logits_TBK.double().mean(0).argmax(1) == test.labels_N).sum())
+    assert abs(hits - report_of(trained)["student"]["top1"] * len(test) / 100) <= 2  # another batch flips spikes
+
+
+def test_the_data_are_the_scans_of_scikit_learn(trained):
+    assert len(load_dataset("digits").train) + 360 == len(load_digits().target)
+    assert report_of(trained)["dataset"] == "digits"
+    assert (
+        read_header(trained / "student.safetensors").training["test_top1_at"]
+        == (report_of(trained)["student"]["top1_at"])
+    )
+
+
+def test_rerunning_from_the_written_config_gives_the_same_student_bit_for_bit(command, tiny, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    options = ("--mixup", 0.2, "--model-ema", 0.9, "--model-kwargs", "drop_rate=0.1", "--opt", "adamw")
+    assert command("convert", *tiny, *options, "--output", first).code == 0
+    again = command("convert", "--config", first / "config.toml", "--output", second)
+    assert again.code == 0, again.err
+    assert_same_student(first, second)
+    assert (first / "config.toml").read_text() == (second / "config.toml").read_text()
+    resolved = tomllib.loads((first / "config.toml").read_text())
+    assert resolved["weight_decay"] == 0.05
+    assert math.isclose(resolved["lr"], 5e-4 * 12 / 128)
+
+
+def assert_same_student(first, second):
+    ours, theirs = (load_file(folder / "student.safetensors") for folder in (first, second))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--method rate --alpha 0",
+        "--method bptt --neuron if",
+        "--alpha 1 --beta decay --temperature 4 --branches head,layer2 --grad-accum-steps 2 --batch-size 6",
+        "--branches none --init teacher --maxpool avg",
+        "--neuron if --reset hard --v-init 0.25 --threshold 0.5 --opt adamw --warmup-epochs 1 --smoothing 0.1",
+        "--branches fc --limit 24 --seed 3 --cutmix 1 --model-ema 0.99 --aa none --cutout 4 --deterministic",
+    ],
+)
+def test_every_option_leads_to_a_report_that_names_it(command, tiny, tmp_path, options):
+    words = options.split()
+    done = command("convert", *tiny, *words, "--output", tmp_path / "run", "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    given = dict(zip(words[::2], words[1::2], strict=False))
+    assert report["method"] == given.get("--method", "hybrid")
+    assert report["neuron"] == given.get("--neuron", "lif")
+    names = [] if report["method"] != "hybrid" or given.get("--branches") == "none" else None
+    names = sorted(given["--branches"].split(",")) if names is None and "--branches" in given else names
+    if names is not None:
+        assert sorted(branch["name"] for branch in report["branches"]) == names
+    again = command("eval", tmp_path / "run" / "student.safetensors", "--json", "--device", "cpu")
+    assert json.loads(again.out)["student"] == report["student"]
+
+
+def test_another_student_is_guided_by_the_teacher(command, tiny, tmp_path):
+    done = command("convert", *tiny, "--student", "resnet10t", "--epochs", 1, "--output", tmp_path / "run", "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert (report["model"], report["student"]["model"]) == ("test_resnet", "resnet10t")
+    assert report["branches"]
+    again = command("eval", tmp_path / "run" / "student.safetensors", "--json", "--device", "cpu")
+    assert json.loads(again.out)["student"] == report["student"]
+
+
+def test_initialising_from_the_teacher_copies_its_weights_and_calibrates_thresholds(command, tiny, cache, tmp_path):
+    folder = tmp_path / "run"
+    done = command("convert", *tiny, "--init", "teacher", "--lr", 1e-12, "--epochs", 1, "--output", folder)
+    assert done.code == 0, done.err
+    header, tensors = load_checkpoint(folder / "student.safetensors")
+    assert len(set(header.thresholds.values())) == len(header.thresholds)
+    teachers = (load_file(path) for path in (cache / "teachers").glob("test_resnet-shades-*.safetensors"))
+    weights = [{name: tensor for name, tensor in teacher.items() if tensor.ndim > 1} for teacher in teachers]
+    assert any(all(torch.allclose(tensors[name], own[name]) for name in own) for own in weights)

@@ -1,0 +1,161 @@
+"""`inspect`, `teach` and `--dry-run`: what is said before or without a conversion, and that it is true."""
+
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from ann2snn_distill.teacher import small_stem
+
+ARCHITECTURES = (
+    "resnet18",
+    "resnet50",
+    "resnetv2_50",
+    "vgg11_bn",
+    "mobilenetv2_100",
+    "densenet121",
+    "regnetx_002",
+    "res2net50_14w_8s",
+)
+
+
+def counted(name, img_size):
+    """Multiply-accumulates of a plain timm model, counted by hooks."""
+    model = timm.create_model(name, num_classes=10).eval()
+    if img_size <= 64:
+        small_stem(model, img_size=img_size, channels=3)
+    total = []
+
+    def count(module, inputs, output):
+        weight = module.weight
+        total.append(output.numel() * weight.numel() // weight.shape[0])
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        model(torch.zeros(1, 3, img_size, img_size))
+    return sum(total), sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["test_resnet", pytest.param("resnet18", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("img_size", [16, 96])
+def test_inspect_counts_what_hooks_on_the_plain_model_count(command, name, img_size):
+    done = command("inspect", name, "--img-size", img_size, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    macs, parameters = counted(name, img_size)
+    assert found["coverage"]["total_macs"] == macs
+    assert found["parameters"] == parameters == sum(stage["parameters"] for stage in found["stages"])
+
+
+def coverage_of(command, name):
+    done = command("inspect", name, "--json")
+    assert done.code == 0, done.err
+    return json.loads(done.out)
+
+
+def test_inspect_knows_small_networks(command):
+    found = coverage_of(command, "test_resnet")
+    assert [stage["name"] for stage in found["stages"] if stage["branch"]] == ["layer1", "layer2", "layer3"]
+    shown = command("inspect", "test_resnet")
+    assert "spiking coverage: " in shown.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_inspect_knows_every_architecture_of_the_first_release(command, name):
+    found = coverage_of(command, name)
+    assert 0 < found["coverage"]["share"] < 1
+    assert sum(stage["neurons"] for stage in found["stages"]) > 3
+    assert found["coverage"]["total_macs"] == counted(name, found["img_size"])[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "operation"),
+    [("test_convnext", "layer_norm at stem.1"), ("test_efficientnet", "Sigmoid at blocks.3.0.se.gate")],
+)
+def test_inspect_names_the_operation_without_a_rule(command, name, operation):
+    done = command("inspect", name)
+    assert (done.code, done.out) == (4, "")
+    assert f"no rule for {operation}" in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224"])
+def test_larger_networks_without_rules_are_refused_too(command, name):
+    done = command("inspect", name)
+    assert (done.code, done.out) == (4, "")
+    assert "no rule for" in done.err
+
+
+def test_inspect_of_a_student_is_inspect_of_its_network(command, trained):
+    of_file = json.loads(command("inspect", trained / "student.safetensors", "--json").out)
+    of_model = json.loads(command("inspect", "test_resnet", "--img-size", 16, "--classes", 10, "--json").out)
+    assert of_file == of_model
+
+
+def test_a_coverage_below_strict_exits_4(command):
+    done = command("inspect", "test_resnet", "--strict", 99.9)
+    assert done.code == 4
+    assert "below --strict 99.9 %" in done.err
+
+
+def test_a_dry_run_says_what_the_run_then_does_and_writes_nothing(command, tiny, cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = set(cache.rglob("*"))
+    done = command("convert", *tiny, "--seed", 5, "--dry-run", "--json")
+    assert done.code == 0, done.err
+    plan = json.loads(done.out)
+    assert list(tmp_path.iterdir()) == []
+    assert set(cache.rglob("*")) == before
+    assert plan["data"] == {"train": 36, "test": 12, "classes": 3, "steps an epoch": 3}
+    assert plan["teacher"]["trained first"] == "1 epochs"
+    shown = command("convert", *tiny, "--seed", 5, "--dry-run")
+    assert all(word in shown.out for word in ("stages", "branches", "coverage", "layer3"))
+    run = command("convert", *tiny, "--seed", 5, "--json")
+    report = json.loads(run.out)
+    assert plan["output"] == "runs/test_resnet-shades-t2-1"
+    assert (tmp_path / plan["output"] / "report.json").exists()
+    assert [branch["name"] for branch in report["branches"]] == plan["branches"]
+    assert report["coverage"] == plan["coverage"]
+    again = command("convert", *tiny, "--seed", 5, "--dry-run", "--json")
+    assert json.loads(again.out)["output"] == "runs/test_resnet-shades-t2-2"
+    resumed = command("convert", *tiny, "--seed", 5, "--resume", "auto", "--json")
+    assert (resumed.code, json.loads(resumed.out)) == (0, report)
+
+
+def test_teach_writes_a_teacher_that_convert_takes_as_it_is(command, shades, tiny, tmp_path):
+    options = "--img-size 16 --batch-size 12 --teacher-epochs 2 --device cpu"
+    output = ("--output", tmp_path / "teacher", "--json")
+    done = command("teach", "test_resnet", "--dataset", shades, *options.split(), *output)
+    assert done.code == 0, done.err
+    taught = json.loads(done.out)
+    path = tmp_path / "teacher" / "teacher.safetensors"
+    assert taught["path"] == str(path)
+    assert set(load_file(path)) == set(timm.create_model("test_resnet", num_classes=3).state_dict())
+    run = command("convert", *tiny, "--checkpoint", path, "--output", tmp_path / "run", "--json")
+    assert run.code == 0, run.err
+    report = json.loads(run.out)
+    assert report["teacher"] == {"top1": taught["top1"], "source": "checkpoint:teacher.safetensors"}
+    assert "teacher test_resnet:" not in run.err  # no training of it
+    twice = command("teach", "test_resnet", "--dataset", shades, *options.split(), *output)
+    assert twice.code == 2
+    assert "--overwrite" in twice.err
+
+
+def test_convert_takes_the_teacher_that_teach_left_in_the_cache(command, shades, tiny, tmp_path):
+    options = "--img-size 16 --batch-size 12 --teacher-epochs 1 --device cpu --seed 21"
+    done = command("teach", "test_resnet", "--dataset", shades, *options.split())
+    assert done.code == 0, done.err
+    run = command("convert", *tiny, "--seed", 21, "--output", tmp_path / "run")
+    assert "teacher: taken from" in run.err
+    assert "teacher test_resnet:" not in run.err
+
+
+def test_teach_refuses_what_its_recipe_fixes(command, tmp_path):
+    done = command("teach", "test_resnet", "--dataset", "digits", "--lr", 0.3, "--opt", "adamw")
+    assert done.code == 2
+    assert "--lr and --opt cannot be set for a teacher in this release" in done.err
