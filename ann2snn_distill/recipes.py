@@ -43,7 +43,7 @@ class Recipe:
 
 
 FEW_SMALL = Recipe(
-    epochs=12, teacher_epochs=12, tuning_epochs=6, batch_size=64, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
+    epochs=16, teacher_epochs=12, tuning_epochs=6, batch_size=32, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
     adamw_decay=0.05, aa="none", cutout=0.0, crop_padding=1 / 8,
 )  # fmt: skip
 """Small images, fewer than 10,000 of them."""

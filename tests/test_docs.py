@@ -78,6 +78,9 @@ def check_command(arguments: list[str], *, complete: bool) -> None:
         return
     settings, positional = SETTINGS[name]
     values: dict[str, Any] = {key: value for key, value in given.items() if key in settings.model_fields}
+    for key, value in values.items():
+        if key not in (positional.field, "dataset") and re.fullmatch(r"[A-Z]+", str(value)):
+            values[key] = None  # a placeholder, such as METHOD
     if given.get("config") is not None:
         file = {key: "any" for key in (positional.field, "dataset") if values.get(key) is None}
         values = {**values, **file}

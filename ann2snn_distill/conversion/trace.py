@@ -60,6 +60,7 @@ def trace(model: nn.Module, *, img_size: int) -> Trace:
     _remove_dropout(graph)
     paths = {node: _path(node) for node in graph.nodes}
     for node in graph.nodes:
+        node._rename(node.name.removeprefix(f"{_PREFIX}_"))
         if node.op in ("call_module", "get_attr"):
             node.target = node.target.removeprefix(f"{_PREFIX}.")
         node.target = _OUT_OF_PLACE.get(node.target, node.target)

@@ -86,7 +86,7 @@ def _read(name: str, *, data_dir: Path | None, img_size: int | None, download: b
         return read_folder(folder, img_size)
     near = difflib.get_close_matches(name.lower(), NAMES)
     guess = f"; did you mean {' or '.join(near)}?" if near else ";"
-    raise UsageError(f'unknown data set "{name}"{guess} Known are {", ".join(NAMES)}, or give the path of a folder')
+    raise UsageError(f'unknown data set "{name}"{guess}; known are {", ".join(NAMES)}, or give the path of a folder')
 
 
 def _measured(train: Split) -> tuple[Triple, Triple]:

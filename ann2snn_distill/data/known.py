@@ -72,7 +72,7 @@ def read_known(name: str, *, data_dir: Path, img_size: int | None, download: boo
         layouts = "torchvision's layout" + (" and class folders" if known.as_folders else "")
         raise BadInputError(
             f"{name} is not in {data_dir} (looked for {layouts}); "
-            "name its folder with --data-dir DIR, or fetch it with --download"
+            "name its folder with --data-dir DIR, or let convert fetch it with --download"
         )
     size = img_size or known.img_size
     return Source(

@@ -118,6 +118,13 @@ def limited(train: Split, limit: int, *, seed: int) -> Split:
     return train.take(torch.randperm(len(train), generator=stream(seed, "limit"))[:limit])
 
 
+def spread(split: Split, count: int) -> Split:
+    """At most `count` images of `split`, evenly spaced: data sets are sorted by class, and so all classes are in it."""
+    if count >= len(split):
+        return split
+    return split.take(torch.arange(count) * len(split) // count)
+
+
 def fingerprint(name: str, classes: tuple[str, ...], img_size: int, splits: tuple[Split | None, ...]) -> str:
     """16 hexadecimal digits that change with any image, label, class, order or size.
 

@@ -1,6 +1,6 @@
 """`convert`, as one page: teacher -> partition -> student -> fit -> evaluate -> save -> report."""
 
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 
@@ -9,7 +9,7 @@ from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.conversion.network import StagedAnn, partitioned
 from ann2snn_distill.conversion.student import SpikingNetwork
 from ann2snn_distill.data.batches import train_batches
-from ann2snn_distill.data.splits import ImageSplit
+from ann2snn_distill.data.splits import ImageSplit, Split, spread
 from ann2snn_distill.distillation.branches import HybridBranches
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.evaluation.accuracy import top1
@@ -18,7 +18,7 @@ from ann2snn_distill.events import Caution, Event, Note, Observer
 from ann2snn_distill.files import write_text
 from ann2snn_distill.pipeline.gates import check_gates
 from ann2snn_distill.pipeline.guards import deterministic, interruptible
-from ann2snn_distill.pipeline.measuring import evaluation_batches, measure, numerics
+from ann2snn_distill.pipeline.measuring import ACTIVITY_IMAGES, evaluation_batches, measure, numerics, silent_neurons
 from ann2snn_distill.pipeline.objectives import epoch_metrics, objective_of
 from ann2snn_distill.pipeline.outputs import (
     FREE_SETTINGS,
@@ -40,6 +40,7 @@ from ann2snn_distill.training.resume import ResumeFolder
 from ann2snn_distill.training.state import TrainState, train_state
 
 _CALIBRATION_IMAGES = 256
+_PROBE_IMAGES = 64
 
 
 def convert(settings: ConvertSettings, observe: Observer) -> Report:
@@ -72,10 +73,10 @@ def _run(run: Prepared, observe: Observer, cautions: list[str]) -> Report:
     return _conclude(run, taught, student, branches, teacher, state, result, cautions)
 
 
-def _calibration(run: Prepared, taught: Taught) -> torch.Tensor:
-    how = numerics(torch.device("cpu"), img_size=run.dataset.img_size, batch_size=_CALIBRATION_IMAGES)
+def _calibration(run: Prepared, taught: Taught, *, images: int = _CALIBRATION_IMAGES) -> torch.Tensor:
+    how = numerics(torch.device("cpu"), img_size=run.dataset.img_size, batch_size=images)
     batches = evaluation_batches(
-        run.dataset.train,
+        spread(run.dataset.train, images),
         how,
         img_size=run.dataset.img_size,
         mean=taught.network.mean,  # type: ignore[arg-type]
@@ -143,7 +144,7 @@ def _fit(
             branches,
             timesteps=settings.timesteps,
             probe=_probe(run, taught),
-            validation=_split_batches(run, taught, "val"),
+            validation=None if run.dataset.val is None else _split_batches(run, taught, run.dataset.val),
         ),
         record=lambda lines: write_metrics(run.folder, lines),
     )
@@ -151,13 +152,10 @@ def _fit(
 
 
 def _probe(run: Prepared, taught: Taught) -> torch.Tensor:
-    return _calibration(run, taught).to(run.device)
+    return _calibration(run, taught, images=_PROBE_IMAGES).to(run.device)
 
 
-def _split_batches(run: Prepared, taught: Taught, name: str) -> Any:
-    split = run.dataset.val if name == "val" else run.dataset.test
-    if split is None:
-        return None
+def _split_batches(run: Prepared, taught: Taught, split: Split) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
     return evaluation_batches(
         split,
         numerics(run.device, img_size=run.dataset.img_size),
@@ -180,7 +178,7 @@ def _conclude(
     cautions: list[str],
 ) -> Report:
     """Save the student, measure the very file that was saved, and write the report."""
-    test = _split_batches(run, taught, "test")
+    test = _split_batches(run, taught, run.dataset.test)
     teacher_top1 = top1(teacher, test)
     evaluated = state.evaluated()
     tensors = {name: evaluated[name] for name in student.body.state_dict()}
@@ -188,7 +186,9 @@ def _conclude(
     path = run.folder / STUDENT_FILE
     save_checkpoint(path, tensors, header)
     saved = student_from_header(*load_checkpoint(path)).to(run.device)
-    measured = measure(saved, test, run.settings.timesteps)
+    sample = _split_batches(run, taught, spread(run.dataset.test, ACTIVITY_IMAGES))
+    measured = measure(saved, test, sample, run.settings.timesteps)
+    cautions.extend(silent_neurons(measured))
     scores = branch_scores(saved, branches, test, run.settings.timesteps) if branches.positions else ()
     training = {**header.training, "test_top1_at": measured.top1_at}
     save_checkpoint(path, tensors, header.model_copy(update={"training": training}))

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from ann2snn_distill.checkpoint import SnnHeader, load_checkpoint
 from ann2snn_distill.data.datasets import Dataset, load_dataset
+from ann2snn_distill.data.splits import spread
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.events import Caution, Note, Observer
 from ann2snn_distill.pipeline.machine import choose_device, device_name
-from ann2snn_distill.pipeline.measuring import evaluation_batches, measure, numerics
+from ann2snn_distill.pipeline.measuring import ACTIVITY_IMAGES, evaluation_batches, measure, numerics, silent_neurons
 from ann2snn_distill.pipeline.students import student_from_header
 from ann2snn_distill.reporting.report import Report, StudentResult, TeacherResult, TrainingResult
 from ann2snn_distill.reporting.versions import versions
@@ -44,16 +45,22 @@ def evaluate(
         )
         observe(Caution(warnings[0]))
     observe(Note(f"{header.student} on {data.name}: {len(data.test)} test images, {steps} timesteps"))
-    batches = evaluation_batches(
-        data.test,
-        how,
-        img_size=header.img_size,
-        mean=header.mean,
-        std=header.std,
-        device=chosen,
-        workers=workers,
+    whole, sample = (
+        evaluation_batches(
+            split,
+            how,
+            img_size=header.img_size,
+            mean=header.mean,
+            std=header.std,
+            device=chosen,
+            workers=workers,
+        )
+        for split in (data.test, spread(data.test, ACTIVITY_IMAGES))
     )
-    measured = measure(student, batches, steps)
+    measured = measure(student, whole, sample, steps)
+    for text in silent_neurons(measured):
+        warnings.append(text)
+        observe(Caution(text))
     accuracy = measured.top1_at[str(steps)]
     summary = header.training
     same_data = data.name == Path(header.dataset).name

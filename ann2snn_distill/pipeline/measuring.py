@@ -19,8 +19,8 @@ MAC_PJ = 4.6
 AC_PJ = 0.9
 """Picojoules of a float32 multiply-accumulate and accumulate in 45 nm (Horowitz, ISSCC 2014)."""
 
-_ACTIVITY_IMAGES = 512
-"""Images on which firing rates are measured: the first of the test split."""
+ACTIVITY_IMAGES = 512
+"""Images on which firing rates are measured, evenly spaced over the test split."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,34 @@ def evaluation_batches(
     )
 
 
-def measure(student: SpikingNetwork, batches: Iterable[tuple[Tensor, Tensor]], timesteps: int) -> Measured:
-    """Measure a student on test batches; everything in it is what `eval` measures again."""
+def measure(
+    student: SpikingNetwork,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    sample: Iterable[tuple[Tensor, Tensor]],
+    timesteps: int,
+) -> Measured:
+    """Measure accuracy on test batches and activity on a sample of them: what `eval` measures again."""
     accuracy = top1_at(student, batches, timesteps)
     found = coverage(student.network.sites)
-    activity = _activity(student, batches, timesteps)
+    activity = _activity(student, sample, timesteps)
     return Measured(
         {str(t): value for t, value in accuracy.items()},
         CoverageResult(spiking_macs=found.spiking_macs, total_macs=found.total_macs, share=found.share),
         tuple(_layer(fate, activity, timesteps) for fate in found.layers),
         _energy(found, activity, timesteps),
     )
+
+
+def silent_neurons(measured: Measured) -> list[str]:
+    """Return a sentence on the neurons that never fired, or nothing."""
+    neurons = [layer for layer in measured.layers if layer.role == "neuron"]
+    silent = [layer.name for layer in neurons if layer.firing_rate == 0]
+    if not silent:
+        return []
+    return [
+        f"{len(silent)} of {len(neurons)} neuron layers never fire (first: {silent[0]}), so the energy means little; "
+        "try --init teacher or a lower --threshold"
+    ]
 
 
 def _activity(student: SpikingNetwork, batches: Iterable[tuple[Tensor, Tensor]], timesteps: int) -> dict[str, float]:
@@ -89,8 +106,6 @@ def _activity(student: SpikingNetwork, batches: Iterable[tuple[Tensor, Tensor]],
             for name, value in student.activity(x, timesteps).items():
                 totals[name] = totals.get(name, 0.0) + value * len(x)
             seen += len(x)
-            if seen >= _ACTIVITY_IMAGES:
-                break
     return {name: value / seen for name, value in totals.items()}
 
 

@@ -9,7 +9,7 @@ import torch
 from ann2snn_distill.config import ConvertSettings, FitSettings
 from ann2snn_distill.conversion.network import Partitioned, partitioned
 from ann2snn_distill.data.batches import train_batches
-from ann2snn_distill.data.datasets import Dataset, load_dataset
+from ann2snn_distill.data.datasets import NAMES, Dataset, load_dataset
 from ann2snn_distill.distillation.branches import Position, choose_positions
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.events import Note, Observer
@@ -72,7 +72,7 @@ def prepare(settings: ConvertSettings) -> Prepared:
         seed=settings.seed,
         download=settings.download,
     )
-    resolved = _resolved(settings, dataset, device)
+    resolved = _resolved(settings, dataset, device).model_copy(update={"dataset": _lasting_name(str(settings.dataset))})
     check_same_run(folder, resolved)
     check_fit(resolved, dataset)
     loaded = load_teacher(resolved, dataset)
@@ -83,6 +83,11 @@ def prepare(settings: ConvertSettings) -> Prepared:
     positions = choose_positions(student.stages, teacher.stages, wanted, same_network=same)
     _refuse_twice([position.name for position in positions])
     return Prepared(resolved, dataset, device, folder, loaded, positions, inspected)
+
+
+def _lasting_name(dataset: str) -> str:
+    """Return a name that `eval` finds from any folder: a data set's own, or the whole path of a folder."""
+    return dataset if dataset in NAMES else str(Path(dataset).resolve())
 
 
 def plan(settings: ConvertSettings, observe: Observer) -> dict[str, Any]:

@@ -76,8 +76,8 @@ def test_extending_gives_a_new_book_and_leaves_the_old_one():
     assert torch.cumsum not in STANDARD_RULES.functions
     assert "cumsum" not in STANDARD_RULES.methods
     assert partitioned(Net(nn.Softplus()), img_size=16, rules=extended).sites.neuron_names() == (
-        "network_act",
-        "network_block_operation",
+        "act",
+        "block_operation",
     )
     assert "no rule for Softplus" in refusal(Net(nn.Softplus()))
     assert extended.modules[nn.ReLU] is Role.NEURON
@@ -86,7 +86,7 @@ def test_extending_gives_a_new_book_and_leaves_the_old_one():
 def test_an_extension_overrides():
     extended = STANDARD_RULES.extended(modules={nn.ReLU: Role.ANALOG, nn.Softplus: Role.NEURON})
     cut = partitioned(Net(nn.Softplus()), img_size=16, rules=extended)
-    assert cut.sites.neuron_names() == ("network_block_operation",)
+    assert cut.sites.neuron_names() == ("block_operation",)
 
 
 class NarrowConv(nn.Conv2d):
@@ -142,7 +142,7 @@ def test_a_relu_of_constants_is_no_neuron():
         def forward(self, x):
             return x * F.relu(self.scale)
 
-    assert partitioned(Net(Weighted()), img_size=16).sites.neuron_names() == ("network_act",)
+    assert partitioned(Net(Weighted()), img_size=16).sites.neuron_names() == ("act",)
 
 
 def test_a_network_without_activations_is_refused():

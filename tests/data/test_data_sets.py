@@ -11,6 +11,7 @@ from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
 from ann2snn_distill.data.datasets import NAMES, ImageSplit, cache_dir, load_dataset
+from ann2snn_distill.data.splits import spread
 from ann2snn_distill.errors import BadInputError, UsageError
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -223,3 +224,9 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
     assert cache_dir() == tmp_path / "cache"
     monkeypatch.delenv("SNN_DISTILL_CACHE")
     assert cache_dir() == Path.home() / ".cache" / "snn-distill"
+
+
+def test_a_spread_sample_of_sorted_data_holds_every_class_alike() -> None:
+    split = ImageSplit(torch.zeros(1000, 3, 8, 8, dtype=torch.uint8), torch.arange(10).repeat_interleave(100))
+    assert torch.bincount(spread(split, 50).labels_N).tolist() == [5] * 10
+    assert spread(split, 2000) is split

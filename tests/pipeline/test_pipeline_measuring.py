@@ -1,0 +1,33 @@
+"""What is measured besides accuracy."""
+
+from dataclasses import replace
+
+import timm
+import torch
+
+from ann2snn_distill.conversion.network import partitioned
+from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
+from ann2snn_distill.neurons.equations import LIF
+from ann2snn_distill.pipeline.measuring import measure, silent_neurons
+
+
+def measured(threshold):
+    torch.manual_seed(0)
+    network = partitioned(timm.create_model("test_resnet", num_classes=10).eval(), img_size=32)
+    names = network.sites.neuron_names()
+    student = SpikingNetwork(network, LIF, thresholds=uniform_thresholds(names, threshold))
+    batches = [(torch.randn(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64))]
+    return measure(student, batches, batches, 2), names
+
+
+def test_neurons_that_never_fire_are_reported():
+    found, names = measured(1e6)
+    (text,) = silent_neurons(found)
+    assert text.startswith(f"{len(names)} of {len(names)} neuron layers never fire (first: {names[0]})")
+    assert "--threshold" in text
+
+
+def test_neurons_that_fire_are_not():
+    found, _ = measured(1e6)
+    layers = tuple(layer.model_copy(update={"firing_rate": 0.1}) for layer in found.layers)
+    assert silent_neurons(replace(found, layers=layers)) == []
