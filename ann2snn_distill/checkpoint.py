@@ -59,18 +59,18 @@ class SnnHeader(_Part):
     format_version: _Positive = FORMAT_VERSION
     model: str = Field(description="the teacher's timm architecture")
     student: str = Field(description="the student's timm architecture")
-    dataset: str
-    classes: tuple[str, ...] = Field(min_length=1)
+    dataset: str = Field(description="name, or the whole path of a folder")
+    classes: tuple[str, ...] = Field(min_length=1, description="names, in the order of the logits")
     img_size: _Positive = Field(description="image side, pixels")
-    mean: tuple[float, float, float]
-    std: tuple[_Scale, _Scale, _Scale]
+    mean: tuple[float, float, float] = Field(description="subtracted from pixels in 0..1, a channel")
+    std: tuple[_Scale, _Scale, _Scale] = Field(description="divides them, a channel")
     timesteps: _Positive
     neuron: NeuronHeader
-    cuts: tuple[str, ...]
-    coverage: str
-    maxpool: str
-    stem: Literal["keep", "small"]
-    model_kwargs: dict[str, Any]
+    cuts: tuple[str, ...] = Field(description="names of the cuts between stages")
+    coverage: str = Field(description="where neurons stand: activations")
+    maxpool: str = Field(description="what became of max pooling: keep or avg")
+    stem: Literal["keep", "small"] = Field(description="small: no stride before the first stage")
+    model_kwargs: dict[str, Any] = Field(description="keyword arguments for timm")
     thresholds: dict[str, _Scale] = Field(description="firing thresholds, by the neuron's name")
     evaluation: EvaluationNumerics
     versions: dict[str, str]

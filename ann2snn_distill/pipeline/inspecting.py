@@ -80,7 +80,7 @@ def warnings_of(network: Partitioned) -> list[str]:
     ]
     if pools:
         texts.append(
-            f"{len(pools)} max pools work on spikes ({pools[0]} first): neuromorphic chips may lack them; "
+            f"max pools work on spikes ({len(pools)}, {pools[0]} first): neuromorphic chips may lack them; "
             "--maxpool avg replaces them"
         )
     return texts

@@ -26,7 +26,7 @@ class StageFate(_Part):
     )
     parameters: _Count
     neurons: _Count = Field(description="neuron layers in the stage")
-    branch: bool = Field(description="whether a hybrid branch can stand at the cut")
+    branch: bool = Field(description="whether a hybrid branch stands at the cut by default")
 
 
 class LayerFate(_Part):

@@ -59,7 +59,9 @@ class LayerResult(_Part):
 
     name: str
     role: str
-    firing_rate: Annotated[float, Field(ge=0)] | None = Field(None, description="spikes a timestep")
+    firing_rate: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="share of active values a timestep: of a neuron's output, of a synapse's input"
+    )
     binary_input: bool | None = None
     macs: _Count | None = Field(None, description="multiply-accumulates of the ANN layer")
     synops: Annotated[float, Field(ge=0)] | None = Field(
