@@ -75,7 +75,7 @@ def run(dtype, *, captured, compiled, amp=False):
         return state.snapshot(), totals.means()
 
 
-def test_a_captured_step_equals_the_plain_one_bit_for_bit():
+def test_a_captured_step_equals_the_plain_one():
     plain, losses = run(torch.float32, captured=False, compiled=False)
     captured, again = run(torch.float32, captured=True, compiled=False)
     assert losses == pytest.approx(again, rel=1e-6)
