@@ -70,7 +70,7 @@ def _run(run: Prepared, observe: Observer, cautions: list[str]) -> Report:
     for text in run.inspected.warnings:
         observe(Caution(text))
     state, result = _fit(run, student, branches, taught, observe)
-    return _conclude(run, taught, student, branches, teacher, state, result, cautions)
+    return _conclude(run, taught, student, branches, teacher, state, result, cautions, observe)
 
 
 def _calibration(run: Prepared, taught: Taught, *, images: int = _CALIBRATION_IMAGES) -> torch.Tensor:
@@ -176,6 +176,7 @@ def _conclude(
     state: TrainState,
     result: FitResult,
     cautions: list[str],
+    observe: Observer,
 ) -> Report:
     """Save the student, measure the very file that was saved, and write the report."""
     test = _split_batches(run, taught, run.dataset.test)
@@ -188,7 +189,8 @@ def _conclude(
     saved = student_from_header(*load_checkpoint(path)).to(run.device)
     sample = _split_batches(run, taught, spread(run.dataset.test, ACTIVITY_IMAGES))
     measured = measure(saved, test, sample, run.settings.timesteps)
-    cautions.extend(silent_neurons(measured))
+    for text in silent_neurons(measured):
+        observe(Caution(text))
     scores = branch_scores(saved, branches, test, run.settings.timesteps) if branches.positions else ()
     training = {**header.training, "test_top1_at": measured.top1_at}
     save_checkpoint(path, tensors, header.model_copy(update={"training": training}))
