@@ -45,10 +45,17 @@ def partitioned(model: nn.Module, *, img_size: int, rules: RuleBook = STANDARD_R
 
 
 class StagedAnn(nn.Module):
-    """An ANN that runs stage by stage; equal to the model it was made from, bit for bit."""
+    """An ANN that runs stage by stage; equal to the model it was made from, bit for bit.
+
+    Attributes:
+        network: what it was made from.
+        body: owner of the parameters.
+        stages: the stages, the last one named "head".
+    """
 
     def __init__(self, network: Partitioned):
         super().__init__()
+        self.network = network
         self.body = network.body
         self.stages = network.stages
         self._programs = tuple(_stage_function(network.sites, stage) for stage in network.stages)

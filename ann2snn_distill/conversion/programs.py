@@ -18,13 +18,15 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ann2snn_distill.conversion.emit import Program, RateGraph, TimeGraph
+from ann2snn_distill.conversion.fused_pair import FusedPair
+from ann2snn_distill.conversion.fusion import drives
+from ann2snn_distill.conversion.norms import norm_module, norm_state
 from ann2snn_distill.conversion.partition import Stage
 from ann2snn_distill.conversion.rules import Role
 from ann2snn_distill.conversion.sites import Sites
 from ann2snn_distill.neurons.equations import NeuronModel
 from ann2snn_distill.neurons.norm import (
     NormRecord,
-    NormState,
     observe_norm_eval,
     observe_norm_train,
     unroll_norm_eval,
@@ -69,7 +71,14 @@ class Unrolled:
 
 
 def observed_pair(
-    sites: Sites, stage: Stage, *, neuron: NeuronModel, static_input: bool, training: bool, last: bool
+    sites: Sites,
+    stage: Stage,
+    *,
+    neuron: NeuronModel,
+    static_input: bool,
+    training: bool,
+    last: bool,
+    fused: bool = False,
 ) -> ObservedPair:
     """Return `observe(body, x, timesteps) -> (out, records)` and `rate(body, x_B, records) -> out_B`.
 
@@ -80,12 +89,14 @@ def observed_pair(
         static_input: whether the stage's input is constant in time, and so has B rows.
         training: norms by the batch's statistics, or by the running ones.
         last: whether the stage's output is the logits, whose rate is computed rather than recorded.
+        fused: whether norms and sums run inside their neuron's operation; the same SNN, faster on a GPU.
     """
     time = TimeGraph(sites, stage.input, static_input=static_input)
-    pair = _Pair(time, RateGraph(sites, stage.input), neuron, training)
+    pair = Pair(time, RateGraph(sites, stage.input), neuron, training)
+    writer = FusedPair(pair, drives(sites, stage)) if fused else pair
     for node in stage.nodes:
         if node in sites.roles:
-            pair.emit(node)
+            writer.emit(node)
     if not last and not pair.rate.is_cheap(stage.output):
         pair.record_value(stage.output)
     observe = time.finish(stage.output, pair.recorded)
@@ -135,7 +146,7 @@ def unrolled(
 
 
 @dataclass
-class _Pair:
+class Pair:
     """Writes both graphs side by side, so that records leave one in the order in which the other takes them."""
 
     time: TimeGraph
@@ -147,6 +158,7 @@ class _Pair:
         self.recorded: list[fx.Node] = []
 
     def emit(self, node: fx.Node) -> None:
+        """Add a call site to both graphs."""
         sites = self.time.sites
         role = sites.roles[node]
         if role is Role.NEURON:
@@ -166,7 +178,7 @@ class _Pair:
         value = self.time.data(node)
         if not self.time.is_static(node):
             value = self.time.call(mean_over_time, (value, self.time.timesteps), {})
-        self.rate.redefine(node, self.rate.call(answer, (self.rate.data(node), self._record(value))))
+        self.rate.redefine(node, self.rate.call(answer, (self.rate.data(node), self.record(value))))
 
     def _neuron(self, node: fx.Node) -> None:
         (source,) = self.time.sites.data_inputs(node)
@@ -175,23 +187,23 @@ class _Pair:
         options = {"static": time.is_static(source), "model": self.neuron}
         result = time.call(observe_neuron, (time.data(source), threshold, time.timesteps), options)
         time.define(node, time.item(result, 0), static=False)
-        value, slope = self._record_fields(time.item(result, 1), 2)
+        value, slope = self.record_fields(time.item(result, 1), 2)
         rate.define(node, rate.call(neuron_rate, (rate.data(source), value, slope)), cheap=True)
 
     def _norm(self, node: fx.Node) -> None:
         (source,) = self.time.sites.data_inputs(node)
         time, rate = self.time, self.rate
-        module = _norm_module(time.sites, node)
+        module = norm_module(time.sites, node)
         options: dict[str, Any] = {"static": time.is_static(source), "eps": module.eps}
         observe, answer_norm = observe_norm_eval, norm_eval_rate
         if self.training:
             observe, answer_norm = observe_norm_train, norm_train_rate  # type: ignore[assignment]
             options["momentum"] = module.momentum
-        arguments = (time.data(source), _norm_state(time, node), time.timesteps)
+        arguments = (time.data(source), norm_state(time, node), time.timesteps)
         result = time.call(observe, arguments, options)
         time.define(node, time.item(result, 0), static=time.is_static(source))
-        record = NormRecord(*self._record_fields(time.item(result, 1), 3))  # type: ignore[arg-type]
-        answered = rate.call(answer_norm, (rate.data(source), _norm_state(rate, node), record))
+        record = NormRecord(*self.record_fields(time.item(result, 1), 3))  # type: ignore[arg-type]
+        answered = rate.call(answer_norm, (rate.data(source), norm_state(rate, node), record))
         rate.define(node, answered, cheap=True)
 
     def _analog(self, node: fx.Node) -> None:
@@ -205,36 +217,25 @@ class _Pair:
             if not self.rate.is_cheap(source):
                 self.record_value(source)
 
-    def _record_fields(self, record: fx.Node, count: int) -> list[fx.Node]:
-        return [self._record(self.time.item(record, index)) for index in range(count)]
+    def record_fields(self, record: fx.Node, count: int) -> list[fx.Node]:
+        """Record the first fields of a tuple in the time graph; return them in the rate graph."""
+        return [self.record(self.time.item(record, index)) for index in range(count)]
 
-    def _record(self, value: fx.Node) -> fx.Node:
+    def record(self, value: fx.Node) -> fx.Node:
+        """Record a value of the time graph; return it in the rate graph."""
         self.recorded.append(value)
         return self.rate.record(len(self.recorded) - 1)
 
 
 def _unroll_norm(time: TimeGraph, node: fx.Node, source: fx.Node, *, training: bool) -> None:
-    module = _norm_module(time.sites, node)
-    state, static = _norm_state(time, node), time.is_static(source)
+    module = norm_module(time.sites, node)
+    state, static = norm_state(time, node), time.is_static(source)
     if training:
         options = {"static": static, "eps": module.eps, "momentum": module.momentum}
         result = time.call(unroll_norm_train, (time.data(source), state, time.timesteps), options)
     else:
         result = time.call(unroll_norm_eval, (time.data(source), state), {"eps": module.eps})
     time.define(node, result, static=static)
-
-
-def _norm_module(sites: Sites, node: fx.Node) -> nn.BatchNorm2d:
-    module = sites.trace.body.get_submodule(str(node.target))
-    assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
-    return module  # type: ignore[return-value]
-
-
-def _norm_state(graph: TimeGraph | RateGraph, node: fx.Node) -> NormState:
-    affine = _norm_module(graph.sites, node).affine
-    names = ("weight", "bias", "running_mean", "running_var")
-    read = [graph.attribute(f"{node.target}.{name}") if affine or "run" in name else None for name in names]
-    return NormState(*read)  # type: ignore[arg-type]
 
 
 def _needs_input_value(sites: Sites, node: fx.Node) -> bool:

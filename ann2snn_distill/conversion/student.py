@@ -83,6 +83,7 @@ class SpikingNetwork(nn.Module):
         stages: the stages, the last one named "head".
         in_training: programs whose norms use, and move, the batch's statistics.
         in_inference: programs whose norms use the running statistics.
+        in_training_fused: as `in_training`, with norms and sums inside their neuron's operation.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class SpikingNetwork(nn.Module):
         self.stages = network.stages
         self.in_training = self._programs(training=True)
         self.in_inference = self._programs(training=False)
+        self.in_training_fused = self._programs(training=True, fused=True)
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -145,7 +147,7 @@ class SpikingNetwork(nn.Module):
         assert isinstance(neurons, nn.ModuleDict)
         return neurons
 
-    def _programs(self, *, training: bool) -> Programs:
+    def _programs(self, *, training: bool, fused: bool = False) -> Programs:
         pairs: list[ObservedPair] = []
         unrolls: list[Unrolled] = []
         static = self.static_input
@@ -159,6 +161,7 @@ class SpikingNetwork(nn.Module):
                     static_input=static,
                     training=training,
                     last=stage is last,
+                    fused=fused,
                 )
             )
             unrolls.append(unrolled(sites, stage, neuron=self.neuron, static_input=static, training=training))

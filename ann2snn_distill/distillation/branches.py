@@ -83,11 +83,11 @@ class HybridBranches(nn.Module):
             for projection, position in zip(self.projections, self.positions, strict=True)
         ]
 
-    def forward(self, outputs: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return the logits (B, K) of every branch by name."""
+    def forward(self, outputs: Sequence[Tensor], guide: StagedAnn | None = None) -> dict[str, Tensor]:
+        """Return the logits (B, K) of every branch by name, through the tails of `guide` (default: the teacher)."""
         if not self.positions:
             return {}
-        logits = convoy(self.teacher, self.project(outputs), [place.teacher for place in self.positions])
+        logits = convoy(guide or self.teacher, self.project(outputs), [place.teacher for place in self.positions])
         return dict(zip((place.name for place in self.positions), logits, strict=True))
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ann2snn_distill.conversion.student import SpikingNetwork
+from ann2snn_distill.conversion.network import StagedAnn
+from ann2snn_distill.conversion.student import Programs
 from ann2snn_distill.distillation.branches import HybridBranches
 from ann2snn_distill.distillation.losses import cross_entropy, divergence, guided
 
@@ -22,16 +23,18 @@ class HybridObjective:
     """l(y^S) + sum_k beta_k l(y^{M_k}), l = (1 - alpha) CE + alpha KL, on rates (arXiv 2503.16572).
 
     Attributes:
-        student: the SNN, trained by rate-based backpropagation.
+        programs: the SNN in training, by rate-based backpropagation.
         branches: projections and frozen tails.
+        guide: the teacher as guidance runs it: equal to the branches' own, or faster and narrower.
         betas: weight of each branch.
         timesteps: T.
         alpha: share of guidance.
         temperature: of guidance.
     """
 
-    student: SpikingNetwork
+    programs: Programs
     branches: HybridBranches
+    guide: StagedAnn
     betas: tuple[float, ...]
     timesteps: int
     alpha: float
@@ -40,14 +43,14 @@ class HybridObjective:
     def __call__(self, x: Tensor, target_BK: Tensor) -> Parts:
         """Return the loss parts of a batch."""
         with torch.no_grad():
-            teacher_BK = self.branches.teacher(x)
-        records = self.student.in_training.observe(x, self.timesteps)
-        outputs = self.student.in_training.rate(x, self.timesteps, records)
+            teacher_BK = self.guide(x)
+        records = self.programs.observe(x, self.timesteps)
+        outputs = self.programs.rate(x, self.timesteps, records)
         cross = cross_entropy(outputs[-1], target_BK)
         guidance = divergence(outputs[-1], teacher_BK, self.temperature)
         total = guided(cross, guidance, self.alpha)
         parts = {"student_ce": cross, "student_kl": guidance}
-        for beta, (name, logits_BK) in zip(self.betas, self.branches(outputs).items(), strict=True):
+        for beta, (name, logits_BK) in zip(self.betas, self.branches(outputs, self.guide).items(), strict=True):
             branch = guided(
                 cross_entropy(logits_BK, target_BK),
                 divergence(logits_BK, teacher_BK, self.temperature),
@@ -62,13 +65,13 @@ class HybridObjective:
 class RateObjective:
     """Cross entropy of the mean logits, by rate-based backpropagation without guidance (arXiv 2410.11488)."""
 
-    student: SpikingNetwork
+    programs: Programs
     timesteps: int
 
     def __call__(self, x: Tensor, target_BK: Tensor) -> Parts:
         """Return the loss parts of a batch."""
-        records = self.student.in_training.observe(x, self.timesteps)
-        outputs = self.student.in_training.rate(x, self.timesteps, records)
+        records = self.programs.observe(x, self.timesteps)
+        outputs = self.programs.rate(x, self.timesteps, records)
         return {"loss": cross_entropy(outputs[-1], target_BK)}
 
 
@@ -76,12 +79,12 @@ class RateObjective:
 class BpttObjective:
     """Cross entropy of the mean logits, by backpropagation through time."""
 
-    student: SpikingNetwork
+    programs: Programs
     timesteps: int
 
     def __call__(self, x: Tensor, target_BK: Tensor) -> Parts:
         """Return the loss parts of a batch."""
-        logits_BK = self.student.in_training.unroll(x, self.timesteps).float().mean(0)
+        logits_BK = self.programs.unroll(x, self.timesteps).float().mean(0)
         return {"loss": cross_entropy(logits_BK, target_BK)}
 
 

@@ -123,9 +123,10 @@ def _fit(
         "teacher": taught.network.source,
         "data": dataset.fingerprint,
     }
+    execution = execution_of(settings, run.device)
     result = fit(
         f"{settings.method} {run.student_name}",
-        objective_of(settings, student, branches),
+        objective_of(settings, student, branches, execution),
         batches,
         state,
         plan=Plan(
@@ -136,7 +137,7 @@ def _fit(
             seed=settings.seed,
             remedy="start again with --overwrite and a lower --lr",
         ),
-        execution=execution_of(settings, run.device),
+        execution=execution,
         resume=ResumeFolder(run.folder / RESUME_FOLDER, identity=identity),
         observe=observe,
         metrics=epoch_metrics(

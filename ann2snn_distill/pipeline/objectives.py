@@ -3,27 +3,39 @@
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ann2snn_distill.config import ConvertSettings
+from ann2snn_distill.conversion.folding import folded
 from ann2snn_distill.conversion.student import SpikingNetwork
 from ann2snn_distill.distillation.branches import HybridBranches
 from ann2snn_distill.distillation.losses import branch_weights
 from ann2snn_distill.distillation.objectives import BpttObjective, HybridObjective, Objective, RateObjective
 from ann2snn_distill.evaluation.accuracy import top1_at
 from ann2snn_distill.evaluation.alignment import branch_scores, cosines_on
-from ann2snn_distill.training.fit import EpochMetrics
+from ann2snn_distill.training.fit import EpochMetrics, Execution
 
 
-def objective_of(settings: ConvertSettings, student: SpikingNetwork, branches: HybridBranches) -> Objective:
-    """Return the objective of `settings.method`."""
+def objective_of(
+    settings: ConvertSettings, student: SpikingNetwork, branches: HybridBranches, execution: Execution
+) -> Objective:
+    """Return the objective of `settings.method`, in the form that is fastest where it runs.
+
+    Compiled on CUDA, norms and sums run inside their neuron's operation, and in bfloat16 guidance comes from a folded
+    bfloat16 copy of the teacher; everywhere else the plain programs and the teacher itself are used.
+    """
+    fast = execution.compiled and execution.device.type == "cuda"
+    programs = student.in_training_fused if fast else student.in_training
     if settings.method == "bptt":
-        return BpttObjective(student, settings.timesteps)
+        return BpttObjective(programs, settings.timesteps)
     if settings.method == "rate":
-        return RateObjective(student, settings.timesteps)
+        return RateObjective(programs, settings.timesteps)
+    teacher = branches.teacher
     return HybridObjective(
-        student,
+        programs,
         branches,
+        folded(teacher.network, dtype=torch.bfloat16) if fast and execution.amp else teacher,
         betas=branch_weights(len(branches.positions), settings.beta),
         timesteps=settings.timesteps,
         alpha=settings.alpha,

@@ -74,7 +74,7 @@ def test_the_compiled_objective_equals_the_plain_one_without_a_graph_break():
     found = []
     for wrap in (lambda objective: objective, lambda objective: compiled(objective, Recorder())):
         student, x, target = spiking("test_resnet"), images(), F.one_hot(labels(), 10).double()
-        objective = RateObjective(student, T)
+        objective = RateObjective(student.in_training, T)
         loss = wrap(lambda x, target, objective=objective: objective(x, target)["loss"])(x, target)
         gradients = torch.autograd.grad(loss, list(student.body.parameters()))
         found.append((loss.detach(), *gradients, *student.body.buffers()))

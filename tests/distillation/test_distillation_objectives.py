@@ -21,7 +21,9 @@ def hybrid(ann, snn):
     torch.manual_seed(0)
     branches = HybridBranches(student.stages, teacher, places, img_size=32).double()
     weights = branch_weights(len(places), "decay")
-    return HybridObjective(student, branches, weights, timesteps=T, alpha=0.3, temperature=2.0)
+    return HybridObjective(
+        student.in_training, branches, branches.teacher, weights, timesteps=T, alpha=0.3, temperature=2.0
+    )
 
 
 def definition(logits, target, teacher, alpha=0.3, temperature=2.0):
@@ -36,7 +38,7 @@ def test_hybrid_loss_is_the_weighted_sum_of_its_parts(hybrid, model, batch):
     parts = hybrid(x, target)
     with torch.no_grad():
         teacher = model("test_resnet", 0)(x)
-        programs = hybrid.student.in_training
+        programs = hybrid.programs
         outputs = programs.rate(x, T, programs.observe(x, T))
         cross, divergence, alpha = definition(outputs[-1], target, teacher)
         total = (1 - alpha) * cross + alpha * divergence
@@ -57,7 +59,7 @@ def test_hybrid_loss_is_the_weighted_sum_of_its_parts(hybrid, model, batch):
 
 @pytest.mark.parametrize("opt", ["sgd", "adamw"])
 def test_a_training_step_moves_every_weight_and_nothing_of_the_teacher(hybrid, batch, opt):
-    state = train_state({"student": hybrid.student, "branches": hybrid.branches}, opt=opt, weight_decay=0.0)
+    state = train_state({"student": hybrid.programs.body, "branches": hybrid.branches}, opt=opt, weight_decay=0.0)
     state.set_learning_rate(0.01)
     teacher = hybrid.branches.teacher
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
@@ -77,13 +79,13 @@ def test_a_training_step_moves_every_weight_and_nothing_of_the_teacher(hybrid, b
 def test_the_teacher_gives_no_gradient_to_its_own_answer(hybrid, batch):
     """Guidance at the teacher's own logits only: the loss does not differentiate the target of the KL."""
     parts = hybrid(*batch)
-    gradients = torch.autograd.grad(parts["student_kl"], list(hybrid.student.body.parameters()), allow_unused=True)
+    gradients = torch.autograd.grad(parts["student_kl"], list(hybrid.programs.body.parameters()), allow_unused=True)
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
 
 
 def test_branches_send_their_gradient_into_the_students_early_stages_only(hybrid, batch):
     parts = hybrid(*batch)
-    named = dict(hybrid.student.body.named_parameters())
+    named = dict(hybrid.programs.body.named_parameters())
     gradients = torch.autograd.grad(parts["branch_layer1"], list(named.values()), allow_unused=True)
     touched = {
         name.split(".")[0]

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ann2snn_distill import pipeline
 from ann2snn_distill.config import ConvertSettings
+from ann2snn_distill.conversion.folding import folded
 from ann2snn_distill.conversion.network import StagedAnn, partitioned
 from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
 from ann2snn_distill.distillation.branches import HybridBranches, choose_positions
@@ -28,8 +29,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]  # the com
 STEPS, SIZE, BATCH = 6, 32, 16
 
 
-def made(dtype):
-    """A fresh hybrid objective and its state on the device, always the same."""
+def made(dtype, *, fast, amp):
+    """A fresh hybrid objective and its state on the device, always the same; plain, or in the fast form."""
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=10).eval()
     student = partitioned(model, img_size=SIZE)
@@ -43,7 +44,15 @@ def made(dtype):
     branches = HybridBranches(student.stages, teacher, positions, img_size=SIZE).to("cuda")
     teacher.to(dtype)
     branches.to(dtype)
-    objective = HybridObjective(student, branches, branch_weights(len(positions), "uniform"), 4, 0.5, 1.0)
+    objective = HybridObjective(
+        student.in_training_fused if fast else student.in_training,
+        branches,
+        folded(teacher.network, dtype=torch.bfloat16 if amp else dtype) if fast else teacher,
+        branch_weights(len(positions), "uniform"),
+        timesteps=4,
+        alpha=0.5,
+        temperature=1.0,
+    )
     state = train_state(
         {"student": student.body, "branches": branches}, opt="sgd", weight_decay=5e-4, average_decay=0.9
     )
@@ -62,7 +71,7 @@ def run(dtype, *, captured, compiled, amp=False):
     """Return the state after some steps, and the mean of every loss part."""
     torch.compiler.reset()
     device = torch.device("cuda")
-    objective, state = made(dtype)
+    objective, state = made(dtype, fast=compiled, amp=amp)
     totals = LossTotals(device)
     objective = torch.compile(objective, dynamic=False) if compiled else objective
     step = plain_step(objective, state, totals, amp=amp, device=device)

@@ -1,0 +1,45 @@
+"""The teacher as guidance runs it: norms folded into the convolutions before them, weights in a narrow dtype."""
+
+import copy
+from collections import Counter
+from dataclasses import replace
+
+import torch
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ann2snn_distill.conversion.network import Partitioned, StagedAnn
+from ann2snn_distill.conversion.rules import Role
+from ann2snn_distill.conversion.sites import Sites
+
+
+def folded(network: Partitioned, *, dtype: torch.dtype) -> StagedAnn:
+    """Return a frozen copy of an ANN that computes the same in fewer passes.
+
+    A batch norm is folded if it alone reads one plain convolution, and both have one call site: w' = w * scale,
+    b' = (b - mean) * scale + shift, computed in the network's own dtype.
+
+    Args:
+        network: the ANN; not changed.
+        dtype: of the copy's parameters and buffers.
+    """
+    body = copy.deepcopy(network.body).eval()
+    sites = replace(network.sites, trace=replace(network.sites.trace, body=body))
+    calls = Counter(node.target for node in sites.trace.graph.nodes if node.op == "call_module")
+    for node, role in sites.roles.items():
+        if role is Role.NORM and node.op == "call_module" and calls[node.target] == 1:
+            _fold(sites, node, calls)
+    result = StagedAnn(Partitioned(sites, network.stages)).to(dtype)
+    return result.eval().requires_grad_(False)
+
+
+def _fold(sites: Sites, node: fx.Node, calls: Counter[object]) -> None:
+    (source,) = sites.data_inputs(node)
+    if source.op != "call_module" or calls[source.target] != 1 or len(source.users) != 1:
+        return
+    body = sites.trace.body
+    convolution, norm = body.get_submodule(str(source.target)), body.get_submodule(str(node.target))
+    if type(convolution) is not nn.Conv2d or not isinstance(norm, nn.BatchNorm2d):
+        return
+    body.set_submodule(str(source.target), fuse_conv_bn_eval(convolution, norm))
+    body.set_submodule(str(node.target), nn.Identity())

@@ -1,0 +1,50 @@
+"""The Triton kernels compute what the plain equations do, for every reset, layout, dtype and kind of term."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ann2snn_distill.neurons.equations import LIF
+from ann2snn_distill.neurons.fused import Term, channel_moments, observe_drive, observe_terms
+
+TOLERANCE = {"torch.float64": 1e-12, "torch.float32": 1e-5, "torch.bfloat16": 1e-2}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton has no build for this platform")
+def test_kernels_equal_the_plain_equations_when_interpreted():
+    """In a process of its own, since Triton chooses its interpreter when it is imported."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    program = Path(__file__).with_name("interpreted_kernels.py")
+    ran = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    cases = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert len(cases) > 200
+    assert {case[1] for case in cases} == set(TOLERANCE)
+    wrong = [case for case in cases if not case[3] <= TOLERANCE[case[1]]]
+    assert not wrong, wrong[:5]
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_the_operations_declare_the_outputs_that_they_return(static):
+    """Shapes, strides and dtypes of the compiler's view; a wrong one would be memory read wrongly."""
+    x = torch.randn(6 if static else 12, 4, 5, 5).contiguous(memory_format=torch.channels_last)
+    y = torch.randn(12, 4, 5, 5)
+    maps = torch.randn(3, 4)
+    arguments = (x, maps, y, None, torch.tensor(1.0), 2, [static, False], [0.2, 0.0, 1.0], "soft-detached")
+    torch.library.opcheck(observe_drive, arguments)
+    torch.library.opcheck(channel_moments, (x,))
+
+
+def test_records_have_the_width_of_the_activations_and_a_static_mean_is_the_input_itself():
+    x = torch.randn(3, 4, 5, 5).bfloat16()
+    term = Term(x, torch.randn(3, 4), static=True)
+    emitted, record, (mean,) = observe_terms((term,), torch.tensor(1.0), 4, model=LIF)
+    assert emitted.shape == (12, 4, 5, 5)
+    assert {emitted.dtype, record.value_B.dtype, record.slope_B.dtype} == {torch.bfloat16}
+    assert mean is x
