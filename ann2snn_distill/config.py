@@ -154,6 +154,49 @@ class InspectSettings(Frozen):
     )
 
 
+_Counts = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5}(,[1-9][0-9]{0,5})*$")]
+
+
+class BenchSettings(Frozen):
+    """Everything `bench` can be told: random weights and images, so that only speed is measured."""
+
+    model: str = Field(description="timm name, or hf-hub:org/name")
+    timesteps: _Counts = Field("2,4,8,16", description="numbers of timesteps T, separated by commas")
+    batch_size: _Counts = Field("128", description="images a step, numbers separated by commas")
+    method: Annotated[str, Field(pattern=r"^(hybrid|rate|bptt|ann)(,(hybrid|rate|bptt|ann))*$")] = Field(
+        "hybrid,rate,bptt,ann", description="methods, separated by commas"
+    )
+    steps: Annotated[int, Field(ge=1, le=100_000)] = Field(20, description="timed steps of each, after warm-up")
+    img_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(
+        None, description="image side, pixels (default: the model's own)"
+    )
+    classes: _Positive = Field(10, description="classes of the head")
+    model_kwargs: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for timm, as a=1,b=2")
+    stem: Literal["auto", "keep", "small"] = Field(
+        "auto", description="small: no stride before the first stage (auto: for 64 px or less)"
+    )
+    neuron: NeuronName = Field("lif", description="neuron model")
+    branches: str = Field("auto", description="auto, none, or cut names separated by commas")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    amp: bool | None = Field(None, description="autocast (default: on a GPU)")
+    torchcompile: bool | None = Field(None, description="compile the step (default: on a GPU)")
+
+    @property
+    def timestep_counts(self) -> tuple[int, ...]:
+        """The numbers in `timesteps`, each once."""
+        return tuple(dict.fromkeys(int(part) for part in self.timesteps.split(",")))
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The numbers in `batch_size`, each once."""
+        return tuple(dict.fromkeys(int(part) for part in self.batch_size.split(",")))
+
+    @property
+    def methods(self) -> tuple[Literal["hybrid", "rate", "bptt", "ann"], ...]:
+        """The names in `method`, each once."""
+        return tuple(dict.fromkeys(self.method.split(",")))  # type: ignore[arg-type]
+
+
 class EvalSettings(Frozen):
     """Everything `eval` can be told; what is not given comes from the file's header."""
 

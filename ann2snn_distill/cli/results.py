@@ -7,6 +7,7 @@ from rich.console import RenderableType
 
 from ann2snn_distill.cli.output import cell, table
 from ann2snn_distill.config import ConvertSettings
+from ann2snn_distill.reporting.benchmark import Benchmark, StepTime
 from ann2snn_distill.reporting.inspection import Inspection, LayerFate
 from ann2snn_distill.reporting.report import CoverageResult, Report
 
@@ -88,6 +89,30 @@ def inspection(found: Inspection) -> Iterator[RenderableType]:
     yield table("roles", ("role", "layers", "binary input", "multiply-accumulates"), _roles(found.layers))
     yield f"spiking coverage: {share(found.coverage)} of multiply-accumulates are driven by spikes"
     yield from (f"warning: {text}" for text in found.warnings)
+
+
+def benchmark(found: Benchmark) -> Iterator[RenderableType]:
+    """Lay out what `bench` measured, and what it depends on."""
+    yield (
+        f"{found.model}, {found.img_size} px, {found.classes} classes, branches {', '.join(found.branches) or '-'}, "
+        f"{'bfloat16 autocast' if found.amp else 'float32'}, {'compiled' if found.compiled else 'not compiled'}"
+    )
+    yield f"{found.device}, torch {found.versions['torch']}, {found.steps} timed steps a row"
+    columns = (
+        "method", "T", "batch", "ms", "10-90 %", "images/s", "x ANN", "TFLOP/s", "peak MiB", "estimate", "set-up, s",
+    )  # fmt: skip
+    yield table("training step", columns, (_step(row) for row in found.rows))
+
+
+def _step(row: StepTime) -> tuple[object, ...]:
+    if row.milliseconds is None:
+        return (row.method, row.timesteps, row.batch_size, None, row.failure, *(None,) * 6)
+    return (
+        row.method, row.timesteps, row.batch_size, row.milliseconds, f"{row.low:.2f}-{row.high:.2f}",
+        round(row.images_per_second or 0), row.ratio_to_ann, row.tflops_per_second,
+        None if row.peak_memory_mib is None else round(row.peak_memory_mib),
+        None if row.estimated_memory_mib is None else round(row.estimated_memory_mib), row.setup_seconds,
+    )  # fmt: skip
 
 
 def share(coverage: CoverageResult) -> str:

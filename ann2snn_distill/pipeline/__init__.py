@@ -1,5 +1,6 @@
 """Whole runs: teacher -> partition -> student -> fit -> evaluate -> save -> report."""
 
+from ann2snn_distill.pipeline.bench import bench
 from ann2snn_distill.pipeline.convert import convert
 from ann2snn_distill.pipeline.evaluate import evaluate
 from ann2snn_distill.pipeline.inspecting import inspect
@@ -7,4 +8,4 @@ from ann2snn_distill.pipeline.outputs import resolve_output
 from ann2snn_distill.pipeline.planning import plan
 from ann2snn_distill.pipeline.teach import teach
 
-__all__ = ["convert", "evaluate", "inspect", "plan", "resolve_output", "teach"]
+__all__ = ["bench", "convert", "evaluate", "inspect", "plan", "resolve_output", "teach"]

@@ -1,6 +1,8 @@
 """`inspect`: the fate of every layer, on random weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -33,7 +35,7 @@ def inspect(target: str, *, settings: InspectSettings, observe: Observer) -> Ins
 
 def _inspected(settings: InspectSettings) -> Inspection:
     name = resolve_model_name(settings.model)
-    size = settings.img_size or _native_size(name, settings)
+    size = settings.img_size or native_size(name, settings.model_kwargs)
     stem = settings.stem if settings.stem != "auto" else ("small" if size <= SMALL_IMAGE else "keep")
     module = build_network(name, classes=settings.classes, img_size=size, stem=stem, model_kwargs=settings.model_kwargs)
     network = student_network(module, img_size=size, maxpool=settings.maxpool, coverage=settings.coverage)
@@ -115,9 +117,10 @@ def _from_file(path: Path, settings: InspectSettings) -> InspectSettings:
     )
 
 
-def _native_size(name: str, settings: InspectSettings) -> int:
+def native_size(name: str, model_kwargs: Mapping[str, Any]) -> int:
+    """Return the image side that a timm model is made for, pixels."""
     import timm
 
     configuration = timm.get_pretrained_cfg(name.removeprefix("timm/"))
     size = getattr(configuration, "input_size", None) or (3, 224, 224)
-    return int(settings.model_kwargs.get("img_size", size[-1]))
+    return int(model_kwargs.get("img_size", size[-1]))

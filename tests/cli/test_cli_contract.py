@@ -28,6 +28,8 @@ FLAGS = {
     "eval": "--dataset --data-dir --timesteps --device --batch-size --workers --json",
     "inspect": "--img-size --model-kwargs --stem --classes --timesteps --coverage --maxpool --strict --json",
     "teach": NETWORK + FIT + "--output --overwrite --config --json",
+    "bench": "--timesteps --batch-size --method --steps --img-size --classes --model-kwargs --stem --neuron --branches "
+    "--device --amp --no-amp --torchcompile --no-torchcompile --json",
     "env": "--json",
 }
 
@@ -37,7 +39,7 @@ def commands():
 
 
 def test_the_commands_are_frozen():
-    assert list(commands()) == ["convert", "eval", "inspect", "teach", "env"]
+    assert list(commands()) == ["convert", "eval", "inspect", "teach", "bench", "env"]
 
 
 @pytest.mark.parametrize("name", FLAGS)

@@ -99,10 +99,11 @@ def test_rate_and_bptt_objectives_agree_on_the_loss_and_at_one_timestep_on_the_g
     student = snn("test_resnet")
     parameters = list(student.body.parameters())
     for timesteps in (1, T):
-        losses = [kind(student, timesteps)(*batch)["loss"] for kind in (RateObjective, BpttObjective)]
+        losses = [kind(student.in_training, timesteps)(*batch)["loss"] for kind in (RateObjective, BpttObjective)]
         torch.testing.assert_close(*losses)
     found, wanted = (
-        torch.autograd.grad(kind(student, 1)(*batch)["loss"], parameters) for kind in (RateObjective, BpttObjective)
+        torch.autograd.grad(kind(student.in_training, 1)(*batch)["loss"], parameters)
+        for kind in (RateObjective, BpttObjective)
     )
     for ours, theirs in zip(found, wanted, strict=True):
         assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
