@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ann2snn_distill.data.splits import FolderSplit, ImageSplit
 from ann2snn_distill.errors import BadInputError, UsageError
-from ann2snn_distill.files import write_atomically
+from ann2snn_distill.files import remove_leftovers, write_atomically
 
 LARGEST_BYTES = 16 * 2**30
 """Decoded images beyond this are refused: they would not fit a common machine's memory."""
@@ -121,9 +121,10 @@ def _load_cached(path: Path, shape: tuple[int, ...]) -> Tensor | None:
 
 def _keep(path: Path, images_NCHW: Tensor) -> None:
     """Write the cache; a cache that cannot be written costs only the time to decode again."""
-    with suppress(OSError, BadInputError):
+    with suppress(OSError, BadInputError, SafetensorError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda temporary: save_file({"images": images_NCHW}, temporary))
+        remove_leftovers(path.parent, path.name)
 
 
 def _decode_all(split: FolderSplit, img_size: int) -> Tensor:

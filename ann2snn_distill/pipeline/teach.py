@@ -25,7 +25,7 @@ def teach(settings: TeachSettings, observe: Observer) -> dict[str, Any]:
     """Train or fine-tune a teacher, or take it from the cache, and measure it on the test split.
 
     Raises:
-        InterruptedRunError: Ctrl-C or SIGTERM; the last finished epoch's state is kept.
+        InterruptedRunError: Ctrl-C or SIGTERM; the state after the present step is kept.
         SnnDistillError: anything else that the user can act on.
     """
     with interruptible("give the same command again to go on"), deterministic(settings.deterministic):

@@ -17,14 +17,14 @@ NETWORK = (
 FIT = (
     "--epochs --teacher-epochs --batch-size --lr --weight-decay --opt --warmup-epochs --grad-accum-steps "
     "--amp --no-amp --amp-dtype --torchcompile --no-torchcompile --deterministic --aa --cutout --mixup "
-    "--cutmix --smoothing --model-ema "
+    "--cutmix --smoothing --model-ema --checkpoint-interval "
 )
 FLAGS = {
     "convert": NETWORK
     + FIT
     + "--timesteps --student --output --overwrite --method --neuron --decay --threshold --v-init --reset "
     "--surrogate-width --init --alpha --branches --beta --temperature --coverage --maxpool --resume "
-    "--checkpoint-interval --min-accuracy --max-drop --config --dry-run --json",
+    "--min-accuracy --max-drop --config --dry-run --json",
     "eval": "--dataset --data-dir --timesteps --device --batch-size --workers --json",
     "inspect": "--img-size --model-kwargs --stem --classes --timesteps --coverage --maxpool --strict --json",
     "teach": NETWORK + FIT + "--output --overwrite --config --json",
