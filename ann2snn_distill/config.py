@@ -59,6 +59,7 @@ class NetworkSettings(Frozen):
     )
     checkpoint: Path | None = Field(None, description="the teacher's weights, .safetensors or .pth")
     checkpoint_match: Literal["name", "order"] = Field("name", description="how the file's tensors find the model's")
+    skip_bad_images: bool = Field(False, description="leave out image files that cannot be read, and name them")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="seed of every random choice")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     workers: Annotated[int, Field(ge=0, le=256)] = Field(4, description="processes that decode streamed images")
@@ -184,4 +185,5 @@ class EvalSettings(Frozen):
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     batch_size: _Positive | None = Field(None, description="images a batch (default: the file's)")
+    skip_bad_images: bool = Field(False, description="leave out image files that cannot be read, and name them")
     workers: Annotated[int, Field(ge=0, le=256)] = Field(4, description="processes that decode streamed images")

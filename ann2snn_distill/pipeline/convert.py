@@ -62,6 +62,8 @@ def convert(settings: ConvertSettings, observe: Observer) -> Report:
 
 
 def _run(run: Prepared, observe: Observer, cautions: list[str]) -> Report:
+    for text in run.dataset.warnings:
+        observe(Caution(text))
     taught = ready_teacher(run.loaded, run.settings, run.settings, run.dataset, run.device, observe)
     teacher = StagedAnn(partitioned(taught.network.module, img_size=run.dataset.img_size)).to(run.device)
     student = new_student(run.settings, taught.network, _calibration(run, taught), seed=run.settings.seed)

@@ -24,7 +24,7 @@ _WRITTEN = (STUDENT_FILE, REPORT_FILE, MARKDOWN_FILE, CONFIG_FILE, METRICS_FILE,
 
 FREE_SETTINGS = frozenset({
     "output", "overwrite", "resume", "device", "workers", "checkpoint_interval", "min_accuracy", "max_drop",
-    "download", "data_dir",
+    "download", "data_dir", "skip_bad_images",
 })  # fmt: skip
 """Settings that do not change what a run computes, so that a resumed run may have others."""
 

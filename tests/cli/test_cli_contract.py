@@ -12,7 +12,7 @@ from ann2snn_distill.cli.app import app
 
 NETWORK = (
     "--dataset --data-dir --download --img-size --model-kwargs --stem --pretrained --no-pretrained "
-    "--checkpoint --checkpoint-match --seed --device --workers --limit --val-split "
+    "--checkpoint --checkpoint-match --skip-bad-images --seed --device --workers --limit --val-split "
 )
 FIT = (
     "--epochs --teacher-epochs --batch-size --lr --weight-decay --opt --warmup-epochs --grad-accum-steps "
@@ -25,7 +25,7 @@ FLAGS = {
     + "--timesteps --student --output --overwrite --method --neuron --decay --threshold --v-init --reset "
     "--surrogate-width --init --alpha --branches --beta --temperature --coverage --maxpool --resume "
     "--min-accuracy --max-drop --config --dry-run --json",
-    "eval": "--dataset --data-dir --timesteps --device --batch-size --workers --json",
+    "eval": "--dataset --data-dir --timesteps --device --batch-size --workers --skip-bad-images --json",
     "inspect": "--img-size --model-kwargs --stem --classes --timesteps --coverage --maxpool --strict --json",
     "teach": NETWORK + FIT + "--output --overwrite --config --json",
     "env": "--json",
