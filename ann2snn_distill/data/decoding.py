@@ -140,8 +140,8 @@ def _keep(path: Path, images_NCHW: Tensor) -> None:
     """Write the cache; a cache that cannot be written costs only the time to decode again."""
     with suppress(OSError, BadInputError, SafetensorError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda temporary: save_file({"images": images_NCHW}, temporary))
         remove_leftovers(path.parent, path.name)
+        write_atomically(path, lambda temporary: save_file({"images": images_NCHW}, temporary))
 
 
 def _decode_all(split: FolderSplit, img_size: int) -> Tensor:

@@ -167,10 +167,16 @@ def _received(
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):
             raise
-        raise BadInputError(
-            f"a process that decodes images was lost ({str(error).splitlines()[0]}); "
-            "memory may have run out: lower --workers or --batch-size"
-        ) from error
+        raise _lost_worker(error) from error
+    except (OSError, EOFError) as error:  # images that cannot be read travel as values, so this is a broken pipe
+        raise _lost_worker(error) from error
+
+
+def _lost_worker(error: Exception) -> BadInputError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return BadInputError(
+        f"a process that decodes images was lost ({reason}); memory may have run out: lower --workers or --batch-size"
+    )
 
 
 def _cpus() -> int:

@@ -180,8 +180,8 @@ def _train(
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().clone() for name, tensor in trained.state_dict().items()}
     content = save(tensors, metadata={_KEY: json.dumps(summary)})
-    write_atomically(path, lambda target: target.write_bytes(content))
     remove_leftovers(path.parent, path.name)
+    write_atomically(path, lambda target: target.write_bytes(content))
     resume.remove()
     return Taught(replace(loaded, module=trained, source=source, trained=True), path, epochs, result.seconds)
 

@@ -75,7 +75,7 @@ def fit(
         resume: where states are written and looked for.
         observe: told of progress.
         metrics: called after each epoch.
-        record: called after each epoch.
+        record: called after each epoch, and before the first where an earlier process has finished some.
 
     Raises:
         InterruptedRunError: Ctrl-C or SIGTERM; the state after the present step is written.
@@ -109,6 +109,8 @@ def fit(
 def _train(name: str, loop: Loop, keeper: Keeper, observe: Observer, metrics: EpochMetrics, record: Record) -> None:
     epochs, per_epoch = loop.schedule.epochs, loop.batches.steps_per_epoch
     observe(PhaseStarted(name, total=epochs * per_epoch - loop.steps_made))
+    if loop.history:
+        record(loop.history)  # the process before may have been killed with a state written and its lines not
     while len(loop.history) < epochs:
         epoch = len(loop.history) + 1
         with closing(loop.steps()) as steps:

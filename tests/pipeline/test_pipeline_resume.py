@@ -10,28 +10,13 @@ import time
 
 import pytest
 import torch
+from faults import assert_same_run
 from safetensors.torch import load_file
 
 from ann2snn_distill.errors import BadInputError, InterruptedRunError, UsageError
 from ann2snn_distill.events import EpochDone, Note, PhaseStarted, StepsDone
 from ann2snn_distill.training import fit as fitting
 from ann2snn_distill.training import loop as looping
-
-TIMING = {"seconds", "images_per_second"}
-
-
-def assert_same_run(first, second):
-    ours, theirs = (load_file(folder / "student.safetensors") for folder in (first, second))
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        assert torch.equal(tensor, theirs[name]), name
-    reports = [json.loads((folder / "report.json").read_text()) for folder in (first, second)]
-    for report in reports:
-        report["training"] = None
-    assert reports[0] == reports[1]
-    histories = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (first, second)]
-    lines = [[{k: v for k, v in json.loads(x).items() if k not in TIMING} for x in history] for history in histories]
-    assert lines[0] == lines[1]
 
 
 def files_of(folder):
