@@ -3,10 +3,12 @@
 Settings stop at the pipeline: the floors below it take plain keyword arguments.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 Method = Literal["hybrid", "rate", "bptt"]
 NeuronName = Literal["lif", "if"]
@@ -17,6 +19,21 @@ AutoAugmentName = Literal["none", "cifar10", "imagenet", "rand", "trivial"]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Percent = Annotated[float, Field(ge=0, le=100)]
 _Positive = Annotated[int, Field(ge=1)]
+
+
+def _number_as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _checked_interval(value: str) -> str:
+    number = re.fullmatch(r"([1-9]\d*)|(\d+(\.\d+)?)m", value)
+    if number is None or (number[2] and float(number[2]) == 0):
+        raise PydanticCustomError("interval", "neither epochs nor minutes")
+    return value
+
+
+_Interval = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_checked_interval)]
+"""`2`: every second epoch; `5m`: every five minutes, in the middle of an epoch too."""
 
 
 class Frozen(BaseModel):
@@ -42,6 +59,7 @@ class NetworkSettings(Frozen):
     )
     checkpoint: Path | None = Field(None, description="the teacher's weights, .safetensors or .pth")
     checkpoint_match: Literal["name", "order"] = Field("name", description="how the file's tensors find the model's")
+    skip_bad_images: bool = Field(False, description="leave out image files that cannot be read, and name them")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="seed of every random choice")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     workers: Annotated[int, Field(ge=0, le=256)] = Field(4, description="processes that decode streamed images")
@@ -82,6 +100,9 @@ class FitSettings(Frozen):
     model_ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="decay of the weights' moving average a step, 0 is off"
     )
+    checkpoint_interval: _Interval = Field(
+        "5m", description="between states written for a resume: 2 is epochs, 5m is minutes"
+    )
 
 
 class ConvertSettings(NetworkSettings, FitSettings):
@@ -112,7 +133,6 @@ class ConvertSettings(NetworkSettings, FitSettings):
     coverage: Literal["activations", "full"] = Field("activations", description="where neurons stand")
     maxpool: Literal["keep", "avg"] = Field("keep", description="what becomes of max pooling on spikes")
     resume: str | None = Field(None, description="auto, or the output folder of the run to go on with")
-    checkpoint_interval: _Positive = Field(5, description="epochs between states written for a resume")
     min_accuracy: _Percent | None = Field(None, description="gate: the student's top-1, percent")
     max_drop: Annotated[float, Field(ge=-100, le=100)] | None = Field(
         None, description="gate: teacher minus student, points"
@@ -208,4 +228,5 @@ class EvalSettings(Frozen):
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     batch_size: _Positive | None = Field(None, description="images a batch (default: the file's)")
+    skip_bad_images: bool = Field(False, description="leave out image files that cannot be read, and name them")
     workers: Annotated[int, Field(ge=0, le=256)] = Field(4, description="processes that decode streamed images")

@@ -17,6 +17,7 @@ from ann2snn_distill.cli.eval import evaluate
 from ann2snn_distill.cli.inspect import inspect
 from ann2snn_distill.cli.output import emit
 from ann2snn_distill.cli.teach import teach
+from ann2snn_distill.errors import InterruptedRunError
 
 app = typer.Typer(
     name="snn-distill",
@@ -52,7 +53,14 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `arguments` (default: the process's own) and leave with the exit code of the interface."""
     with _terminated_as_interrupted():
-        app(args=arguments, prog_name="snn-distill")
+        try:
+            app(args=arguments, prog_name="snn-distill")
+        except KeyboardInterrupt:  # before a command began; within one it has a message of its own
+            raise SystemExit(InterruptedRunError.exit_code) from None
+        except SystemExit as stop:
+            if isinstance(stop.__context__, typer.Abort):  # what Typer makes of it while it reads the arguments
+                raise SystemExit(InterruptedRunError.exit_code) from None
+            raise
 
 
 @contextmanager

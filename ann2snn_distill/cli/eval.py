@@ -26,6 +26,7 @@ def evaluate(settings: EvalSettings, *, json: Json = False) -> None:
             device=settings.device,
             batch_size=settings.batch_size,
             workers=settings.workers,
+            skip_bad_images=settings.skip_bad_images,
             observe=observe,
         )
     if json:

@@ -12,6 +12,9 @@ from pydantic import ValidationError
 from ann2snn_distill.cli.messages import explain
 from ann2snn_distill.errors import SnnDistillError, UsageError
 
+_HOST_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "can't start new thread", "bad_alloc")
+"""What torch's and Python's plain RuntimeErrors say when the machine's own memory is at its end."""
+
 FAILED = 1
 INTERRUPTED = 130
 
@@ -50,4 +53,6 @@ def _describe(error: OSError) -> str:
 
 def _is_out_of_memory(error: Exception) -> bool:
     torch = sys.modules.get("torch")  # not imported for this: a command that failed without it cannot be meant
-    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    return any(text in str(error) for text in _HOST_MEMORY)

@@ -1,7 +1,7 @@
 """Batches on the device, from small images that stay there or larger ones that are streamed.
 
-Everything random about an epoch comes from streams named by (seed, epoch, purpose): a run resumed at an
-epoch needs no saved state. Shapes: B images, C = 3 channels, S x S pixels, K classes.
+Everything random about a batch comes from streams named by (seed, epoch, purpose, step): a run resumed at any
+step needs no saved state. Shapes: B images, C = 3 channels, S x S pixels, K classes.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,13 +21,13 @@ __all__ = ["Augmentation", "TrainBatches", "test_batches", "train_batches"]
 
 
 class TrainBatches(Protocol):
-    """Training batches, epoch by epoch, in any order of epochs."""
+    """Training batches, epoch by epoch, in any order of epochs and from any step of one."""
 
     batch_size: int
     steps_per_epoch: int
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (B, C, S, S) float32, normalised, and target probabilities (B, K) float32.
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (B, C, S, S) float32, normalised, and target probabilities (B, K) float32, from step `start` on.
 
         Both on the device; B is always `batch_size`, an incomplete last batch is dropped.
         """

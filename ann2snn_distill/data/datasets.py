@@ -36,6 +36,7 @@ def load_dataset(
     limit: int | None = None,
     seed: int = 0,
     download: bool = False,
+    skip_bad_images: bool = False,
 ) -> Dataset:
     """The data set `name`: one of `NAMES`, or a folder with train/ and val/ or test/ of class folders.
 
@@ -47,12 +48,13 @@ def load_dataset(
         limit: the first so many training images after a seeded shuffle and after `val_split`.
         seed: of the held-out share and of the shuffle; the test images never depend on it.
         download: fetch what torchvision knows and the disk lacks.
+        skip_bad_images: leave out the image files of a folder that cannot be read.
 
     Raises:
         UsageError: the name is unknown, or `val_split` or `limit` do not fit the data.
         BadInputError: data are missing, damaged, or laid out in another way.
     """
-    source = _read(name, data_dir=data_dir, img_size=img_size, download=download)
+    source = _read(name, data_dir=data_dir, img_size=img_size, download=download, skip_bad=skip_bad_images)
     train, val = source.train, source.val
     if val_split:
         if val is not None:
@@ -70,20 +72,21 @@ def load_dataset(
         train=train,
         val=val,
         test=source.test,
-        fingerprint=fingerprint(source.name, source.classes, source.img_size, (train, val, source.test)),
+        fingerprint=fingerprint(source.name, source.classes, source.img_size, train),
         mirror_safe=source.mirror_safe,
+        left_out=source.left_out,
     )
 
 
-def _read(name: str, *, data_dir: Path | None, img_size: int | None, download: bool) -> Source:
+def _read(name: str, *, data_dir: Path | None, img_size: int | None, download: bool, skip_bad: bool) -> Source:
     if name == "digits":
         return read_digits(img_size)
     if name in KNOWN:
         root = (data_dir or cache_dir() / "data").expanduser()
-        return read_known(name, data_dir=root, img_size=img_size, download=download)
+        return read_known(name, data_dir=root, img_size=img_size, download=download, skip_bad=skip_bad)
     folder = Path(name).expanduser()
     if os.sep in name or "/" in name or folder.is_dir():
-        return read_folder(folder, img_size)
+        return read_folder(folder, img_size, skip_bad=skip_bad)
     near = difflib.get_close_matches(name.lower(), NAMES)
     guess = f"; did you mean {' or '.join(near)}?" if near else ";"
     raise UsageError(f'unknown data set "{name}"{guess}; known are {", ".join(NAMES)}, or give the path of a folder')

@@ -19,13 +19,29 @@ from torch.nn import functional as F
 
 from ann2snn_distill.data.splits import FolderSplit, ImageSplit
 from ann2snn_distill.errors import BadInputError, UsageError
-from ann2snn_distill.files import write_atomically
+from ann2snn_distill.files import remove_leftovers, write_atomically
 
 LARGEST_BYTES = 16 * 2**30
 """Decoded images beyond this are refused: they would not fit a common machine's memory."""
 
 TINY_BYTES = 16 * 2**10
 """Files below this are opened rather than decoded, as far as time goes."""
+
+
+class UnreadableImageError(BadInputError):
+    """An image file that cannot be decoded, and the `reason`."""
+
+    def __init__(self, path: Path, reason: str):
+        # The arguments alone, so that a process that decodes can send it to another.
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return (
+            f"cannot read the image {self.path}: {self.reason}; replace it or delete it, "
+            "or leave out what cannot be read with --skip-bad-images"
+        )
+
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
@@ -40,13 +56,13 @@ def open_rgb(path: Path) -> Image.Image:
     """The decoded image at `path`, as RGB.
 
     Raises:
-        BadInputError: the file is missing, truncated or no image.
+        UnreadableImageError: the file is missing, truncated or no image.
     """
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
     except _UNREADABLE as error:
-        raise BadInputError(f"cannot read the image {path}: {error}; replace it or delete it") from error
+        raise UnreadableImageError(path, str(error) or type(error).__name__) from error
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -94,7 +110,7 @@ def decoded(split: FolderSplit, img_size: int) -> ImageSplit:
         UsageError: the images would not fit in memory.
     """
     refuse_oversized(len(split), img_size)
-    cached = cache_dir() / "decoded" / f"{_listing_digest(split, img_size)}.safetensors"
+    cached = cache_dir() / "decoded" / f"{listing_digest(split)}-{img_size}.safetensors"
     images_NCHW = _load_cached(cached, (len(split), 3, img_size, img_size))
     if images_NCHW is None:
         images_NCHW = _decode_all(split, img_size)
@@ -102,8 +118,9 @@ def decoded(split: FolderSplit, img_size: int) -> ImageSplit:
     return ImageSplit(images_NCHW, split.labels_N)
 
 
-def _listing_digest(split: FolderSplit, img_size: int) -> str:
-    digest = hashlib.blake2b(str(img_size).encode(), digest_size=16)
+def listing_digest(split: FolderSplit) -> str:
+    """32 hexadecimal digits that change with any path, size or time of a file."""
+    digest = hashlib.blake2b(digest_size=16)
     for path in split.paths:
         status = path.stat()
         digest.update(repr((str(path.absolute()), status.st_size, status.st_mtime_ns)).encode())
@@ -121,8 +138,9 @@ def _load_cached(path: Path, shape: tuple[int, ...]) -> Tensor | None:
 
 def _keep(path: Path, images_NCHW: Tensor) -> None:
     """Write the cache; a cache that cannot be written costs only the time to decode again."""
-    with suppress(OSError, BadInputError):
+    with suppress(OSError, BadInputError, SafetensorError):
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, path.name)
         write_atomically(path, lambda temporary: save_file({"images": images_NCHW}, temporary))
 
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
+from ann2snn_distill.data.checking import listed
 from ann2snn_distill.data.decoding import decoded, resized
-from ann2snn_distill.data.folders import has_train, list_folder
+from ann2snn_distill.data.folders import has_train
 from ann2snn_distill.data.sources import Source
 from ann2snn_distill.data.splits import FolderSplit, ImageSplit, Triple
 from ann2snn_distill.errors import BadInputError
@@ -55,7 +56,7 @@ KNOWN = {
 }
 
 
-def read_known(name: str, *, data_dir: Path, img_size: int | None, download: bool) -> Source:
+def read_known(name: str, *, data_dir: Path, img_size: int | None, download: bool, skip_bad: bool = False) -> Source:
     """The data set `name` of `KNOWN`, looked for in `data_dir` and, as class folders, in `data_dir/name`.
 
     Raises:
@@ -63,11 +64,12 @@ def read_known(name: str, *, data_dir: Path, img_size: int | None, download: boo
     """
     known = KNOWN[name]
     folder = _class_folders(name, data_dir)
+    left_out: tuple[str, ...] = ()
     if (data_dir / known.marker).exists() or (download and folder is None):
         classes, train, test = _from_torchvision(known, data_dir, download=download)
         val = None
     elif folder is not None:
-        classes, train, val, test = _from_folders(name, folder)
+        classes, train, val, test, left_out = _from_folders(name, folder, skip_bad=skip_bad)
     else:
         layouts = "torchvision's layout" + (" and class folders" if known.as_folders else "")
         raise BadInputError(
@@ -84,6 +86,7 @@ def read_known(name: str, *, data_dir: Path, img_size: int | None, download: boo
         _canonical(test, size),
         mirror_safe=known.mirror_safe,
         statistics=known.statistics,
+        left_out=left_out,
     )
 
 
@@ -93,9 +96,11 @@ def _class_folders(name: str, data_dir: Path) -> Path | None:
     return next((root for root in (data_dir / name, data_dir) if has_train(root)), None)
 
 
-def _from_folders(name: str, root: Path) -> tuple[tuple[str, ...], ImageSplit, ImageSplit | None, ImageSplit]:
+def _from_folders(
+    name: str, root: Path, *, skip_bad: bool
+) -> tuple[tuple[str, ...], ImageSplit, ImageSplit | None, ImageSplit, tuple[str, ...]]:
     known = KNOWN[name]
-    listing = list_folder(root)
+    listing, left_out = listed(root, skip_bad=skip_bad)
     if len(listing.classes) != known.class_count:
         raise BadInputError(
             f"{root} holds {len(listing.classes)} classes, but {name} has {known.class_count}; "
@@ -112,7 +117,7 @@ def _from_folders(name: str, root: Path) -> tuple[tuple[str, ...], ImageSplit, I
         return decoded(split, known.img_size)
 
     val = None if listing.val is None else read(listing.val)
-    return listing.classes, read(listing.train), val, read(listing.test)
+    return listing.classes, read(listing.train), val, read(listing.test), left_out
 
 
 def _from_torchvision(

@@ -44,31 +44,36 @@ class ResidentBatches:
         self._labels_N = split.labels_N.to(device)
         self._classes, self._inputs, self._augmentation, self._seed = classes, inputs, augmentation, seed
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of `epoch`, which depend on nothing but the data, the settings and the seed."""
-        augmenting, mixing = (stream(self._seed, epoch, purpose) for purpose in ("augment", "mix"))
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of `epoch` from `start` on, which depend on nothing but the data, the settings and the seed."""
         order_N = torch.randperm(len(self._labels_N), generator=stream(self._seed, epoch, "order"))
         order_N = order_N[: self.steps_per_epoch * self.batch_size].to(self._labels_N.device)
-        for index_M in torch.split(order_N, self._chunk()):
-            images_MCHW = augmented(self._images_NCHW[index_M], self._augmentation, augmenting)
-            batches = zip(
-                torch.split(images_MCHW, self.batch_size),
-                torch.split(self._labels_N[index_M], self.batch_size),
-                strict=True,
-            )
-            for images_BCHW, labels_B in batches:
-                yield self._inputs.train(
-                    images_BCHW,
-                    labels_B,
-                    classes=self._classes,
-                    augmentation=self._augmentation,
-                    generator=mixing,
-                )
+        steps = self._steps_a_chunk()
+        for chunk, index_M in enumerate(torch.split(order_N, steps * self.batch_size)):
+            if start < (chunk + 1) * steps:
+                yield from self._chunk(epoch, chunk * steps, index_M, max(start - chunk * steps, 0))
 
-    def _chunk(self) -> int:
-        """How many images are augmented at once: whole batches, up to `CHUNK_BYTES`."""
-        batch_bytes = self.batch_size * self._images_NCHW[0].numel()
-        return self.batch_size * max(1, CHUNK_BYTES // batch_bytes)
+    def _chunk(self, epoch: int, first: int, index_M: Tensor, skipped: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of the chunk whose first is step `first` of the epoch, but for the `skipped` first of them."""
+        augmenting = stream(self._seed, epoch, "augment", first)
+        images_MCHW = augmented(self._images_NCHW[index_M], self._augmentation, augmenting)
+        batches = zip(
+            torch.split(images_MCHW, self.batch_size)[skipped:],
+            torch.split(self._labels_N[index_M], self.batch_size)[skipped:],
+            strict=True,
+        )
+        for step, (images_BCHW, labels_B) in enumerate(batches, first + skipped):
+            yield self._inputs.train(
+                images_BCHW,
+                labels_B,
+                classes=self._classes,
+                augmentation=self._augmentation,
+                generator=stream(self._seed, epoch, "mix", step),
+            )
+
+    def _steps_a_chunk(self) -> int:
+        """Batches whose images are augmented at once: up to `CHUNK_BYTES`."""
+        return max(1, CHUNK_BYTES // (self.batch_size * self._images_NCHW[0].numel()))
 
 
 class ResidentTestBatches:

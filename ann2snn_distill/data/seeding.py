@@ -1,6 +1,6 @@
 """Random streams without state: every stream is named, and its name alone seeds it.
 
-A resumed epoch needs no saved generator: the stream of (seed, epoch, purpose) is the same in any process.
+A resumed run needs no saved generator: the stream of (seed, epoch, purpose, step) is the same in any process.
 """
 
 import hashlib

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
+from ann2snn_distill.data.checking import listed
 from ann2snn_distill.data.decoding import decoded, open_rgb, resized
-from ann2snn_distill.data.folders import list_folder
 from ann2snn_distill.data.splits import SMALL, FolderSplit, ImageSplit, Split, Triple
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -21,6 +21,7 @@ class Source:
     """A data set as found, before validation is carved out and the training set limited.
 
     `statistics` are the (mean, std) of pixels in 0..1; None: to be measured on the training images.
+    `left_out`: a line for each image file that cannot be read.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Source:
     test: Split
     mirror_safe: bool = True
     statistics: tuple[Triple, Triple] | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def read_digits(img_size: int | None) -> Source:
@@ -56,15 +58,16 @@ def read_digits(img_size: int | None) -> Source:
     )
 
 
-def read_folder(root: Path, img_size: int | None) -> Source:
+def read_folder(root: Path, img_size: int | None, *, skip_bad: bool = False) -> Source:
     """The data set in the folder `root`: decoded where images are small, listed where they are not.
 
     Without `img_size`, images of at most 64 px keep their size and larger ones become 224 px.
+    With `skip_bad`, images that cannot be read are left out.
 
     Raises:
-        BadInputError: see `list_folder`; or an image cannot be read.
+        BadInputError: see `listed`; or an image cannot be read.
     """
-    listing = list_folder(root)
+    listing, left_out = listed(root, skip_bad=skip_bad)
     size = img_size or _native_size(listing.train) or 224
     if size > SMALL:
         return Source(
@@ -75,6 +78,7 @@ def read_folder(root: Path, img_size: int | None) -> Source:
             listing.val,
             listing.test,
             statistics=IMAGENET,
+            left_out=left_out,
         )
     return Source(
         root.resolve().name,
@@ -83,6 +87,7 @@ def read_folder(root: Path, img_size: int | None) -> Source:
         decoded(listing.train, size),
         None if listing.val is None else decoded(listing.val, size),
         decoded(listing.test, size),
+        left_out=left_out,
     )
 
 

@@ -16,6 +16,9 @@ from ann2snn_distill.errors import UsageError
 SMALL = 64
 """Largest side, in pixels, of images that are decoded once and stay on the device."""
 
+_NAMED = 20
+"""Files named in a warning; further ones are counted."""
+
 Triple = tuple[float, float, float]
 
 
@@ -63,8 +66,9 @@ class Dataset:
     """A data set ready for batches.
 
     `mean` and `std` are per channel, of pixels in 0..1; `val` tunes, `test` reports.
-    `fingerprint` names the data themselves: equal fingerprints, equal images and labels in equal order.
+    `fingerprint` names what is trained on: equal fingerprints, equal images and labels in equal order.
     `mirror_safe`: a mirrored image still belongs to its class (no for digits and letters).
+    `left_out`: a line for each image file that cannot be read and was left out.
     """
 
     name: str
@@ -77,11 +81,22 @@ class Dataset:
     test: Split
     fingerprint: str
     mirror_safe: bool
+    left_out: tuple[str, ...] = ()
 
     @property
     def small(self) -> bool:
         """Are the images at most 64 pixels wide?"""
         return self.img_size <= SMALL
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user must know of the data: a sentence that counts and names the files left out, or nothing."""
+        if not self.left_out:
+            return ()
+        count, named = len(self.left_out), "; ".join(self.left_out[:_NAMED])
+        files = "1 image file" if count == 1 else f"{count} image files"
+        more = f"; and {count - _NAMED} more" if count > _NAMED else ""
+        return (f"{files} of {self.name} cannot be read and were left out: {named}{more}",)
 
 
 def carve(train: Split, share: float, *, seed: int) -> tuple[Split, Split]:
@@ -125,20 +140,18 @@ def spread(split: Split, count: int) -> Split:
     return split.take(torch.arange(count) * len(split) // count)
 
 
-def fingerprint(name: str, classes: tuple[str, ...], img_size: int, splits: tuple[Split | None, ...]) -> str:
-    """16 hexadecimal digits that change with any image, label, class, order or size.
+def fingerprint(name: str, classes: tuple[str, ...], img_size: int, train: Split) -> str:
+    """16 hexadecimal digits that change with any training image, label, class, order or size.
 
     Files are known by split, class, name and size, wherever the folder lies; decoded images by their bytes.
+    Test images are not in it: one that cannot be read may be mended when the training is over.
     """
     digest = hashlib.blake2b(repr((name, classes, img_size)).encode(), digest_size=8)
-    for split in splits:
-        if split is None:
-            digest.update(b"absent")
-        elif isinstance(split, ImageSplit):
-            digest.update(repr(tuple(split.images_NCHW.shape)).encode())
-            digest.update(split.images_NCHW.contiguous().numpy().data)
-            digest.update(split.labels_N.contiguous().numpy().data)
-        else:
-            for path, label in zip(split.paths, split.labels, strict=True):
-                digest.update(repr((path.parts[-3:], path.stat().st_size, label)).encode())
+    if isinstance(train, ImageSplit):
+        digest.update(repr(tuple(train.images_NCHW.shape)).encode())
+        digest.update(train.images_NCHW.contiguous().numpy().data)
+        digest.update(train.labels_N.contiguous().numpy().data)
+    else:
+        for path, label in zip(train.paths, train.labels, strict=True):
+            digest.update(repr((path.parts[-3:], path.stat().st_size, label)).encode())
     return digest.hexdigest()

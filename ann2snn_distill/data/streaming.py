@@ -78,13 +78,14 @@ class StreamedBatches:
         self._classes, self._inputs, self._augmentation = classes, inputs, augmentation
         self._device, self._seed, self._workers = device, seed, workers
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of `epoch`, which depend on nothing but the data, the settings and the seed."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of `epoch` from `start` on, which depend on nothing but the data, the settings and the seed."""
         order = torch.randperm(len(self._images.split), generator=stream(self._seed, epoch, "order"))
         draws = [(index, stream_seed(self._seed, epoch, index)) for index in order.tolist()]
-        batches = _batches(draws[: self.steps_per_epoch * self.batch_size], self.batch_size)
-        erasing, mixing = (stream(self._seed, epoch, purpose) for purpose in ("cutout", "mix"))
-        for images, labels in _received(self._images, batches, workers=self._workers, device=self._device):
+        batches = _batches(draws[: self.steps_per_epoch * self.batch_size], self.batch_size)[start:]
+        received = _received(self._images, batches, workers=self._workers, device=self._device)
+        for step, (images, labels) in enumerate(received, start):
+            erasing, mixing = (stream(self._seed, epoch, purpose, step) for purpose in ("cutout", "mix"))
             yield self._inputs.train(
                 cutout(images, self._augmentation.cutout, erasing),
                 labels,
@@ -166,10 +167,16 @@ def _received(
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):
             raise
-        raise BadInputError(
-            f"a process that decodes images was lost ({str(error).splitlines()[0]}); "
-            "memory may have run out: lower --workers or --batch-size"
-        ) from error
+        raise _lost_worker(error) from error
+    except (OSError, EOFError) as error:  # images that cannot be read travel as values, so this is a broken pipe
+        raise _lost_worker(error) from error
+
+
+def _lost_worker(error: Exception) -> BadInputError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return BadInputError(
+        f"a process that decodes images was lost ({reason}); memory may have run out: lower --workers or --batch-size"
+    )
 
 
 def _cpus() -> int:

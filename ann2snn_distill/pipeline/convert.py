@@ -32,10 +32,10 @@ from ann2snn_distill.pipeline.outputs import (
 from ann2snn_distill.pipeline.planning import Prepared, prepare
 from ann2snn_distill.pipeline.students import new_student, student_from_header
 from ann2snn_distill.pipeline.summary import run_report, student_header
-from ann2snn_distill.pipeline.teachers import Taught, augmentation_of, execution_of, ready_teacher
+from ann2snn_distill.pipeline.teachers import Taught, augmentation_of, execution_of, interval_of, ready_teacher
 from ann2snn_distill.reporting.markdown import to_markdown
 from ann2snn_distill.reporting.report import Report, dumps
-from ann2snn_distill.training.fit import FitResult, Plan, fit
+from ann2snn_distill.training.fit import FitResult, Plan, Schedule, fit
 from ann2snn_distill.training.resume import ResumeFolder
 from ann2snn_distill.training.state import TrainState, train_state
 
@@ -48,7 +48,7 @@ def convert(settings: ConvertSettings, observe: Observer) -> Report:
 
     Raises:
         GateMissedError: an accuracy gate was missed; all files are written.
-        InterruptedRunError: Ctrl-C or SIGTERM; the last finished epoch's state is kept.
+        InterruptedRunError: Ctrl-C or SIGTERM; the state after the present step is kept.
         SnnDistillError: anything else that the user can act on.
     """
     cautions: list[str] = []
@@ -62,6 +62,8 @@ def convert(settings: ConvertSettings, observe: Observer) -> Report:
 
 
 def _run(run: Prepared, observe: Observer, cautions: list[str]) -> Report:
+    for text in run.dataset.warnings:
+        observe(Caution(text))
     taught = ready_teacher(run.loaded, run.settings, run.settings, run.dataset, run.device, observe)
     teacher = StagedAnn(partitioned(taught.network.module, img_size=run.dataset.img_size)).to(run.device)
     student = new_student(run.settings, taught.network, _calibration(run, taught), seed=run.settings.seed)
@@ -130,11 +132,8 @@ def _fit(
         batches,
         state,
         plan=Plan(
-            settings.epochs,
-            settings.warmup_epochs or 0.0,
-            settings.lr,
-            settings.checkpoint_interval,
-            seed=settings.seed,
+            Schedule(settings.epochs, settings.warmup_epochs or 0.0, settings.lr, seed=settings.seed),
+            interval_of(settings),
             remedy="start again with --overwrite and a lower --lr",
         ),
         execution=execution,
@@ -207,6 +206,7 @@ def _finished(run: Prepared, observe: Observer) -> Report | None:
     if not path.exists():
         return None
     observe(Note(f"{run.folder} holds a complete run; nothing to do"))
+    ResumeFolder(run.folder / RESUME_FOLDER, identity={}).remove()  # a run may be killed after its last file
     try:
         return Report.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -23,6 +23,7 @@ def evaluate(
     device: str,
     batch_size: int | None,
     workers: int,
+    skip_bad_images: bool,
     observe: Observer,
 ) -> Report:
     """Measure the student in `path` on its own data set, or on another with the same classes.
@@ -33,17 +34,21 @@ def evaluate(
     header, tensors = load_checkpoint(path)
     chosen = choose_device(device)
     student = student_from_header(header, tensors).to(chosen)
-    data = load_dataset(dataset or header.dataset, data_dir=data_dir, img_size=header.img_size)
+    data = load_dataset(
+        dataset or header.dataset, data_dir=data_dir, img_size=header.img_size, skip_bad_images=skip_bad_images
+    )
     _check_classes(header, data)
     steps = timesteps or header.timesteps
     how = numerics(chosen, img_size=header.img_size, batch_size=batch_size or header.evaluation.batch_size)
-    warnings: list[str] = []
+    warnings = list(data.warnings)
+    for text in warnings:
+        observe(Caution(text))
     if how.device_kind != header.evaluation.device_kind:
         warnings.append(
             f"the file was measured on {header.evaluation.device_kind} and this is {how.device_kind}: spikes flip "
             "with numerics, so the last digits may differ"
         )
-        observe(Caution(warnings[0]))
+        observe(Caution(warnings[-1]))
     observe(Note(f"{header.student} on {data.name}: {len(data.test)} test images, {steps} timesteps"))
     whole, sample = (
         evaluation_batches(

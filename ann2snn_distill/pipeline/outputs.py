@@ -11,7 +11,7 @@ import tomli_w
 
 from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.errors import BadInputError, UsageError
-from ann2snn_distill.files import write_text
+from ann2snn_distill.files import is_leftover, remove_leftovers, write_text
 
 STUDENT_FILE = "student.safetensors"
 REPORT_FILE = "report.json"
@@ -24,7 +24,7 @@ _WRITTEN = (STUDENT_FILE, REPORT_FILE, MARKDOWN_FILE, CONFIG_FILE, METRICS_FILE,
 
 FREE_SETTINGS = frozenset({
     "output", "overwrite", "resume", "device", "workers", "checkpoint_interval", "min_accuracy", "max_drop",
-    "download", "data_dir",
+    "download", "data_dir", "skip_bad_images",
 })  # fmt: skip
 """Settings that do not change what a run computes, so that a resumed run may have others."""
 
@@ -106,6 +106,7 @@ def prepare_output(folder: Path, settings: ConvertSettings) -> None:
         _clear(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
     except OSError as error:
         raise BadInputError(f"cannot make {folder}: {error.strerror}; choose another --output") from error
     if not (folder / CONFIG_FILE).exists():
@@ -124,7 +125,7 @@ def _plain(settings: ConvertSettings) -> dict[str, Any]:
 def _is_used(folder: Path) -> bool:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; choose another --output")
-    return folder.is_dir() and any(folder.iterdir())
+    return folder.is_dir() and not all(is_leftover(path) for path in folder.iterdir())
 
 
 def _clear(folder: Path) -> None:

@@ -71,6 +71,7 @@ def prepare(settings: ConvertSettings) -> Prepared:
         limit=settings.limit,
         seed=settings.seed,
         download=settings.download,
+        skip_bad_images=settings.skip_bad_images,
     )
     resolved = _resolved(settings, dataset, device).model_copy(update={"dataset": _lasting_name(str(settings.dataset))})
     check_same_run(folder, resolved)
@@ -113,7 +114,7 @@ def plan(settings: ConvertSettings, observe: Observer) -> dict[str, Any]:
         "branches": [position.name for position in run.positions],
         "coverage": found.coverage.model_dump(),
         "settings": settings.model_dump(mode="json", exclude_none=True),
-        "warnings": list(found.warnings),
+        "warnings": [*run.dataset.warnings, *found.warnings],
     }
 
 

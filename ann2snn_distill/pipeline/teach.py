@@ -9,7 +9,7 @@ from ann2snn_distill.config import TeachSettings
 from ann2snn_distill.data.datasets import load_dataset
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.evaluation.accuracy import top1
-from ann2snn_distill.events import Observer
+from ann2snn_distill.events import Caution, Observer
 from ann2snn_distill.files import write_atomically
 from ann2snn_distill.pipeline.guards import deterministic, interruptible
 from ann2snn_distill.pipeline.machine import choose_device
@@ -25,7 +25,7 @@ def teach(settings: TeachSettings, observe: Observer) -> dict[str, Any]:
     """Train or fine-tune a teacher, or take it from the cache, and measure it on the test split.
 
     Raises:
-        InterruptedRunError: Ctrl-C or SIGTERM; the last finished epoch's state is kept.
+        InterruptedRunError: Ctrl-C or SIGTERM; the state after the present step is kept.
         SnnDistillError: anything else that the user can act on.
     """
     with interruptible("give the same command again to go on"), deterministic(settings.deterministic):
@@ -44,7 +44,10 @@ def _teach(settings: TeachSettings, observe: Observer) -> dict[str, Any]:
         limit=settings.limit,
         seed=settings.seed,
         download=settings.download,
+        skip_bad_images=settings.skip_bad_images,
     )
+    for text in data.warnings:
+        observe(Caution(text))
     recipe = recipe_for(img_size=data.img_size, images=len(data.train))
     defaults = resolved_fit(settings, recipe, img_size=data.img_size, cuda=device.type == "cuda")
     resolved = settings.model_copy(

@@ -16,10 +16,10 @@ from ann2snn_distill.data.datasets import Dataset, cache_dir
 from ann2snn_distill.distillation.objectives import AnnObjective
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.events import Caution, Note, Observer
-from ann2snn_distill.files import write_atomically
+from ann2snn_distill.files import remove_leftovers, write_atomically
 from ann2snn_distill.recipes import TUNING_LR, recipe_for, resolved_fit
 from ann2snn_distill.teacher import LoadedNetwork, load_network
-from ann2snn_distill.training.fit import Execution, Plan, fit
+from ann2snn_distill.training.fit import Execution, Interval, Plan, Schedule, fit
 from ann2snn_distill.training.resume import ResumeFolder
 from ann2snn_distill.training.state import train_state
 
@@ -66,6 +66,7 @@ def ready_teacher(
     path = cache_dir() / "teachers" / f"{key}.safetensors"
     cached = _cached(path, loaded, observe)
     if cached is not None:
+        _resume_folder(path).remove()  # a training may be killed after its last file
         observe(Note(f"teacher: taken from {path} ({epochs} epochs on {dataset.name})"))
         return cached
     return _train(loaded, fit_settings, dataset, epochs, tuned, path, device, observe, settings)
@@ -118,6 +119,14 @@ def execution_of(settings: FitSettings, device: torch.device) -> Execution:
     return Execution(device, bool(settings.amp), bool(settings.torchcompile), settings.grad_accum_steps)
 
 
+def interval_of(settings: FitSettings) -> Interval:
+    """Return how often states are written: `2` is epochs, `5m` is minutes."""
+    number = settings.checkpoint_interval.removesuffix("m")
+    if number != settings.checkpoint_interval:
+        return Interval(minutes=float(number))
+    return Interval(epochs=int(number))
+
+
 def _train(
     loaded: LoadedNetwork,
     fit_settings: FitSettings,
@@ -150,18 +159,15 @@ def _train(
         channels_last=channels_last,
     )
     state = train_state({"teacher": module}, opt="sgd", weight_decay=recipe.sgd_decay)
-    resume = ResumeFolder(path.with_suffix(".resume"), identity={"teacher": path.stem})
+    resume = _resume_folder(path)
     result = fit(
         f"teacher {loaded.name}",
         AnnObjective(module),
         batches,
         state,
         plan=Plan(
-            epochs,
-            0.05 * epochs,
-            peak * (TUNING_LR if tuned else 1.0),
-            checkpoint_interval=5,
-            seed=settings.seed,
+            Schedule(epochs, 0.05 * epochs, peak * (TUNING_LR if tuned else 1.0), seed=settings.seed),
+            interval_of(fit_settings),
             remedy="try a smaller --batch-size (the teacher's learning rate follows it), or --no-amp",
         ),
         execution=execution_of(fit_settings, device),
@@ -174,9 +180,14 @@ def _train(
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().clone() for name, tensor in trained.state_dict().items()}
     content = save(tensors, metadata={_KEY: json.dumps(summary)})
+    remove_leftovers(path.parent, path.name)
     write_atomically(path, lambda target: target.write_bytes(content))
     resume.remove()
     return Taught(replace(loaded, module=trained, source=source, trained=True), path, epochs, result.seconds)
+
+
+def _resume_folder(path: Path) -> ResumeFolder:
+    return ResumeFolder(path.with_suffix(".resume"), identity={"teacher": path.stem})
 
 
 def _cached(path: Path, loaded: LoadedNetwork, observe: Observer) -> Taught | None:

@@ -1,11 +1,12 @@
-"""Everything a restart needs, in one checksummed file written whole or not at all.
+"""Everything a restart needs, in checksummed files written whole or not at all.
 
-Random choices of an epoch come from (seed, epoch) alone, so no random state is in it.
+Random choices come from streams named by (seed, epoch, step), so no random state is in a file.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass
+import shutil
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,40 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ann2snn_distill.errors import BadInputError
-from ann2snn_distill.files import write_atomically
+from ann2snn_distill.files import remove_leftovers, unwritable, write_atomically
 
-STATE_FILE = "state.safetensors"
-PREVIOUS_FILE = "previous.safetensors"
 _KEY = "snn_distill_resume"
+_NAME = "state-{:06d}-{:08d}.safetensors"
+"""Finished epochs and steps after them: names sort as training goes on."""
+
+_DAMAGES = (SafetensorError, OSError, KeyError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is done of an epoch that is not finished: its steps, the sums of their losses, and what they cost."""
+
+    steps: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak_memory_mib: float | None = None
 
 
 @dataclass(frozen=True)
 class Restart:
-    """Where a run stands: `epoch` epochs are finished; `tensors` are the trained state after them."""
+    """Where a run stands: `epoch` epochs and a `part` of the next are done; `tensors` are the state after them."""
 
     epoch: int
     tensors: dict[str, Tensor]
     history: tuple[dict[str, Any], ...]
+    part: Part = Part()
+
+    @property
+    def place(self) -> str:
+        """Where that is, for people."""
+        if not self.part.steps:
+            return f"epoch {self.epoch}"
+        return f"step {self.part.steps} in epoch {self.epoch + 1}"
 
 
 class ResumeFolder:
@@ -37,30 +58,29 @@ class ResumeFolder:
     def __init__(self, folder: Path, *, identity: dict[str, Any]):
         self.folder = folder
         self._identity = json.loads(json.dumps(identity, default=str))
+        self._newest: Path | None = None
+        self._before: Path | None = None
 
     def save(self, restart: Restart) -> None:
-        """Write `restart`, keeping the previous one beside it.
+        """Write `restart`; the whole state before it stays beside it, and older ones go.
 
         Raises:
-            BadInputError: the disk is full or the folder unwritable; the previous state stays.
+            BadInputError: the disk is full or the folder unwritable; the states there stay.
         """
+        path = self.folder / _NAME.format(restart.epoch, restart.part.steps)
+        if path == self._newest:
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.folder)
         except OSError as error:
-            raise BadInputError(f"cannot write {self.folder}: {error.strerror}; choose another --output") from error
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in restart.tensors.items()}
-        header = {
-            "epoch": restart.epoch,
-            "history": restart.history,
-            "identity": self._identity,
-            "checksum": checksum(tensors),
-        }
-        # Bytes, not save_file: its errors are not OSErrors, so a full disk would have no name.
-        content = save(tensors, metadata={_KEY: json.dumps(header)})
-        current = self.folder / STATE_FILE
-        if current.exists():
-            current.replace(self.folder / PREVIOUS_FILE)
-        write_atomically(current, lambda path: path.write_bytes(content))
+            raise unwritable(path, error) from error
+        content = _encoded(restart, self._identity)
+        write_atomically(path, lambda target: target.write_bytes(content))
+        self._newest, self._before = path, self._newest
+        for other in self._states():
+            if other not in (self._newest, self._before):
+                other.unlink(missing_ok=True)
 
     def load(self) -> tuple[Restart | None, list[str]]:
         """Return the newest whole state, or None where there is none, and what was wrong with newer ones.
@@ -69,31 +89,24 @@ class ResumeFolder:
             BadInputError: the state belongs to a run with other settings.
         """
         complaints: list[str] = []
-        for name in (STATE_FILE, PREVIOUS_FILE):
-            path = self.folder / name
-            if not path.exists():
-                continue
+        for path in reversed(self._states()):
             try:
-                return self._read(path), complaints
-            except (SafetensorError, OSError, KeyError, ValueError) as error:
-                complaints.append(f"{path} is damaged ({error}); the state before it is used")
+                restart, identity = _decoded(path)
+            except _DAMAGES as error:
+                complaints.append(f"{path} is damaged ({error})")
+                continue
+            self._check_identity(identity, path)
+            self._newest = path
+            return restart, complaints
         return None, complaints
 
     def remove(self) -> None:
         """Remove the states: the run is complete."""
-        for name in (STATE_FILE, PREVIOUS_FILE):
-            (self.folder / name).unlink(missing_ok=True)
         if self.folder.is_dir():
-            self.folder.rmdir()
+            shutil.rmtree(self.folder)
 
-    def _read(self, path: Path) -> Restart:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        if checksum(tensors) != header["checksum"]:
-            raise ValueError("its checksum does not match")
-        self._check_identity(header["identity"], path)
-        return Restart(header["epoch"], tensors, tuple(header["history"]))
+    def _states(self) -> list[Path]:
+        return sorted(self.folder.glob("state-*.safetensors"))
 
     def _check_identity(self, found: dict[str, Any], path: Path) -> None:
         names = found.keys() | self._identity.keys()
@@ -105,9 +118,32 @@ class ResumeFolder:
             )
 
 
-def checksum(tensors: dict[str, Tensor]) -> str:
-    """Return a digest of names, dtypes, shapes and bytes."""
-    digest = hashlib.blake2b(digest_size=16)
+def _encoded(restart: Restart, identity: dict[str, Any]) -> bytes:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in restart.tensors.items()}
+    facts = {
+        "epoch": restart.epoch,
+        "part": asdict(restart.part),
+        "history": restart.history,
+        "identity": identity,
+    }
+    text = json.dumps(facts)
+    # Bytes, not save_file: its errors are not OSErrors, so a full disk would have no name.
+    return save(tensors, metadata={_KEY: text, "checksum": checksum(text, tensors)})
+
+
+def _decoded(path: Path) -> tuple[Restart, dict[str, Any]]:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    if checksum(metadata[_KEY], tensors) != metadata["checksum"]:
+        raise ValueError("its checksum does not match")
+    facts = json.loads(metadata[_KEY])
+    return Restart(facts["epoch"], tensors, tuple(facts["history"]), Part(**facts["part"])), facts["identity"]
+
+
+def checksum(text: str, tensors: dict[str, Tensor]) -> str:
+    """Return a digest of a text and of names, dtypes, shapes and bytes of tensors."""
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -1,6 +1,7 @@
 """One training step, pure: loss parts, backward, update. Plain, compiled, or captured in a CUDA graph."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -15,12 +16,12 @@ _WARMUP_STEPS = 3
 
 
 class LossTotals:
-    """Sums of the loss parts on the device, read once an epoch."""
+    """Sums of the loss parts of `steps` steps on the device, read once an epoch."""
 
     def __init__(self, device: torch.device):
         self._device = device
         self._sums: dict[str, Tensor] = {}
-        self._steps = 0
+        self.steps = 0
 
     def add(self, parts: dict[str, Tensor]) -> None:
         """Add one step's parts, without a device sync."""
@@ -31,20 +32,26 @@ class LossTotals:
 
     def count(self) -> None:
         """Note that a step was made."""
-        self._steps += 1
+        self.steps += 1
 
-    def reset(self) -> None:
-        """Start again from zero, in place."""
-        self._steps = 0
-        for value in self._sums.values():
-            value.zero_()
+    def sums(self) -> dict[str, float]:
+        """Return the sum of every part since the last reset; waits for the device."""
+        return {name: float(value) for name, value in self._sums.items()}
+
+    def reset(self, sums: Mapping[str, float] = MappingProxyType({}), *, steps: int = 0) -> None:
+        """Start again, in place: from zero, or from the `sums` of `steps` steps that were made before."""
+        self.steps = steps
+        for name in (*self._sums, *sums):
+            if name not in self._sums:
+                self._sums[name] = torch.zeros((), device=self._device)
+            self._sums[name].fill_(sums.get(name, 0.0))
 
     def means(self) -> dict[str, float]:
         """Return the mean of every part since the last reset; waits for the device."""
         if not self._sums:
             return {}
         values = torch.stack(list(self._sums.values())).tolist()
-        return {name: value / max(self._steps, 1) for name, value in zip(self._sums, values, strict=True)}
+        return {name: value / max(self.steps, 1) for name, value in zip(self._sums, values, strict=True)}
 
 
 def plain_step(
@@ -81,16 +88,16 @@ def plain_step(
 
 
 def captured_step(step: Step, state: TrainState, totals: LossTotals, *, x: Tensor, target_BK: Tensor) -> Step:
-    """Capture `step` in a CUDA graph; the state is as before when this returns.
+    """Capture `step` in a CUDA graph; state and totals are as before when this returns.
 
     Args:
         step: the step to capture; it must not wait for the device.
         state: restored after the warm-up.
-        totals: reset after the warm-up.
+        totals: restored after the warm-up.
         x: an example batch; every later one has its shape and layout.
         target_BK: its targets.
     """
-    saved = state.snapshot()
+    saved, sums, steps = state.snapshot(), totals.sums(), totals.steps
     example, example_target = x.clone(), target_BK.clone()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -102,7 +109,7 @@ def captured_step(step: Step, state: TrainState, totals: LossTotals, *, x: Tenso
     with torch.cuda.graph(graph):
         step(example, example_target)
     state.restore(saved)
-    totals.reset()
+    totals.reset(sums, steps=steps)
 
     def replay(x: Tensor, target_BK: Tensor) -> None:
         example.copy_(x)

@@ -12,20 +12,20 @@ from ann2snn_distill.cli.app import app
 
 NETWORK = (
     "--dataset --data-dir --download --img-size --model-kwargs --stem --pretrained --no-pretrained "
-    "--checkpoint --checkpoint-match --seed --device --workers --limit --val-split "
+    "--checkpoint --checkpoint-match --skip-bad-images --seed --device --workers --limit --val-split "
 )
 FIT = (
     "--epochs --teacher-epochs --batch-size --lr --weight-decay --opt --warmup-epochs --grad-accum-steps "
     "--amp --no-amp --amp-dtype --torchcompile --no-torchcompile --deterministic --aa --cutout --mixup "
-    "--cutmix --smoothing --model-ema "
+    "--cutmix --smoothing --model-ema --checkpoint-interval "
 )
 FLAGS = {
     "convert": NETWORK
     + FIT
     + "--timesteps --student --output --overwrite --method --neuron --decay --threshold --v-init --reset "
     "--surrogate-width --init --alpha --branches --beta --temperature --coverage --maxpool --resume "
-    "--checkpoint-interval --min-accuracy --max-drop --config --dry-run --json",
-    "eval": "--dataset --data-dir --timesteps --device --batch-size --workers --json",
+    "--min-accuracy --max-drop --config --dry-run --json",
+    "eval": "--dataset --data-dir --timesteps --device --batch-size --workers --skip-bad-images --json",
     "inspect": "--img-size --model-kwargs --stem --classes --timesteps --coverage --maxpool --strict --json",
     "teach": NETWORK + FIT + "--output --overwrite --config --json",
     "bench": "--timesteps --batch-size --method --steps --img-size --classes --model-kwargs --stem --neuron --branches "

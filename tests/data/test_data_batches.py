@@ -57,6 +57,18 @@ def test_an_epoch_alone_equals_the_same_epoch_after_others_bit_for_bit() -> None
     assert same(list(went_on.epoch(3)), list(resumed.epoch(3)))
 
 
+@pytest.mark.parametrize("chunk_bytes", [1, 2 * 16 * 3 * 64, 2**20], ids=["a step", "two steps", "all"])
+def test_an_epoch_from_any_step_on_is_the_end_of_the_whole_epoch(
+    monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+) -> None:
+    monkeypatch.setattr(resident, "CHUNK_BYTES", chunk_bytes)
+    train = training(random_split(90), FULL)
+    whole = list(train.epoch(1))
+    assert len(whole) == 5
+    for start in range(6):
+        assert same(list(train.epoch(1, start)), whole[start:])
+
+
 def test_epochs_and_seeds_differ() -> None:
     first = list(training(random_split(), FULL).epoch(0))
     assert not same(first, list(training(random_split(), FULL).epoch(1)))

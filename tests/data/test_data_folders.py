@@ -92,6 +92,8 @@ def test_the_fingerprint_of_a_listed_folder_moves_with_it_and_changes_with_its_f
     (tmp_path / "elsewhere").mkdir()
     moved = root.rename(tmp_path / "elsewhere" / root.name)
     assert load_dataset(str(moved)).fingerprint == before
+    (moved / "val" / "ant" / "000.png").write_bytes(b"mended later")
+    assert load_dataset(str(moved)).fingerprint == before
     (moved / "train" / "ant" / "000.png").unlink()
     assert load_dataset(str(moved)).fingerprint != before
 
@@ -133,7 +135,58 @@ def test_a_corrupt_image_is_named(write_folder: WriteFolder) -> None:
     broken.write_bytes(broken.read_bytes()[:60])
     with pytest.raises(BadInputError) as failure:
         load_dataset(str(root))
-    assert f"cannot read the image {broken}" in str(failure.value)
+    assert str(failure.value).startswith(f"cannot read the image {broken}: ")
+    assert str(failure.value).endswith("or leave out what cannot be read with --skip-bad-images")
+
+
+def damage(root: Path, *names: str) -> list[Path]:
+    """Truncate the first image, empty the second, and put text in the place of the third."""
+    paths = [root / name for name in names]
+    for path, content in zip(paths, (paths[0].read_bytes()[:60], b"", b"no image"), strict=False):
+        path.write_bytes(content)
+    return paths
+
+
+@pytest.mark.parametrize("size", [(8, 8), (80, 70)], ids=["decoded", "listed"])
+def test_corrupt_images_are_left_out_by_name_and_the_rest_is_the_data_set_without_them(
+    write_folder: WriteFolder, size: tuple[int, int]
+) -> None:
+    root, twin = (write_folder({"train": 4, "val": 2, "test": 3}, size=size, name=name) for name in ("a", "b"))
+    names = ("train/ant/000.png", "train/bee/003.png", "test/ant/001.png")
+    bad = damage(root, *names)
+    for name in names:
+        (twin / name).unlink()
+    found, expected = load_dataset(str(root), skip_bad_images=True), load_dataset(str(twin), skip_bad_images=True)
+    assert [line.split(" (")[0] for line in found.left_out] == [str(path) for path in bad]
+    assert all(line.endswith(")") for line in found.left_out)
+    assert expected.left_out == ()
+    for name in ("train", "val", "test"):
+        ours, theirs = getattr(found, name), getattr(expected, name)
+        assert torch.equal(ours.labels_N, theirs.labels_N)
+        if isinstance(ours, ImageSplit):
+            assert torch.equal(ours.images_NCHW, theirs.images_NCHW)
+        else:
+            assert [path.relative_to(root) for path in ours.paths] == [path.relative_to(twin) for path in theirs.paths]
+
+
+def test_what_was_found_unreadable_is_cached_until_a_file_changes(
+    write_folder: WriteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_folder({"train": 3, "val": 1}, size=(80, 70))
+    (bad,) = damage(root, "train/bee/001.png")
+    first = load_dataset(str(root), skip_bad_images=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("ann2snn_distill.data.checking._checked", None)
+        assert load_dataset(str(root), skip_bad_images=True) == first
+    Image.new("RGB", (80, 70)).save(bad)
+    assert load_dataset(str(root), skip_bad_images=True).left_out == ()
+
+
+def test_a_class_of_which_no_image_can_be_read_is_refused(write_folder: WriteFolder) -> None:
+    root = write_folder({"train": 3, "val": 1})
+    damage(root, "val/bee/000.png")
+    with pytest.raises(BadInputError, match=r"no image in .*val/bee can be read; add some, or remove"):
+        load_dataset(str(root), skip_bad_images=True)
 
 
 def test_what_is_missing_from_a_folder_is_said(write_folder: WriteFolder, tmp_path: Path) -> None:
@@ -196,3 +249,13 @@ def first_images(strip: bytes, count: int) -> bytes:
     out = io.BytesIO()
     Image.open(io.BytesIO(strip)).convert("RGB").crop((0, 0, 32, 32 * count)).save(out, "PNG")
     return out.getvalue()
+
+
+def test_many_files_left_out_are_counted_and_twenty_of_them_named(write_folder: WriteFolder) -> None:
+    root = write_folder({"train": 24, "val": 1})
+    for index in range(23):
+        (root / "train" / "ant" / f"{index:03d}.png").write_bytes(b"")
+    (warning,) = load_dataset(str(root), skip_bad_images=True).warnings
+    assert warning.startswith("23 image files of insects cannot be read and were left out: ")
+    assert warning.count(".png (") == 20
+    assert warning.endswith("; and 3 more")

@@ -62,6 +62,13 @@ def test_workers_change_nothing_and_an_epoch_alone_equals_it_after_others(split:
     assert all(x.shape == (4, 3, 32, 32) for x, _ in alone)
 
 
+def test_an_epoch_from_any_step_on_is_the_end_of_the_whole_epoch(split: FolderSplit) -> None:
+    augmentation = Augmentation(True, 0, policy="rand", cutout=8, mixup=0.2, cutmix=1.0, smoothing=0.1)
+    whole = list(training(split, augmentation=augmentation).epoch(1))
+    for start in range(3):
+        assert same(list(training(split, augmentation=augmentation).epoch(1, start)), whole[start:])
+
+
 def test_the_global_random_state_is_neither_used_nor_moved(split: FolderSplit) -> None:
     before = torch.random.get_rng_state()
     first = list(training(split).epoch(0))

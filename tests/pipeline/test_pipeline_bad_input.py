@@ -2,11 +2,13 @@
 
 import json
 import pickle
+import shutil
 import struct
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from refusals import DIGITS, refused
 from safetensors.torch import save_file
 
@@ -87,6 +89,61 @@ def test_folders_that_hold_no_data_are_failures(command, tmp_path, shades):
     refused(command("convert", "test_resnet", "--dataset", tmp_path / "half", *run), 1, str(tmp_path / "half"))
     refused(command("convert", "test_resnet", "--dataset", shades / "train", *run), 1, "train")
     assert not (tmp_path / "run").exists()
+
+
+def test_corrupt_images_end_a_run_by_name_unless_they_are_left_out(command, shades, tiny, tmp_path):
+    data = tmp_path / "shades"
+    shutil.copytree(shades, data)
+    bad = [data / "train" / "dark" / "3.png", data / "test" / "light" / "1.png"]
+    bad[0].write_bytes(bad[0].read_bytes()[:80])
+    bad[1].write_text("no image")
+    arguments = ("test_resnet", "--dataset", data, *tiny[3:])
+    run = ("convert", *arguments, "--output", tmp_path / "run")
+    refused(command(*run), 1, f"cannot read the image {bad[0]}", "--skip-bad-images")
+    assert not (tmp_path / "run").exists()
+    done = command(*run, "--skip-bad-images", "--json")
+    assert done.code == 0, done.err
+    (warning,) = (text for text in json.loads(done.out)["warnings"] if "cannot be read" in text)
+    assert warning.startswith("2 image files of shades cannot be read and were left out: ")
+    assert all(str(path) in warning for path in bad)
+    assert f"warning: {warning}" in done.err
+    file = tmp_path / "run" / "student.safetensors"
+    refused(command("eval", file, "--device", "cpu"), 1, str(bad[0]), "--skip-bad-images")
+    again = command("eval", file, "--device", "cpu", "--skip-bad-images", "--json")
+    assert json.loads(again.out)["student"] == json.loads(done.out)["student"]
+    assert warning in json.loads(again.out)["warnings"]
+    taught = command("teach", *arguments[:3], "--img-size", 16, "--epochs", 1, "--device", "cpu", "--skip-bad-images")
+    assert taught.code == 0
+    assert warning in taught.err
+    planned = command(*run[:-1], tmp_path / "other", "--skip-bad-images", "--dry-run", "--json")
+    assert warning in json.loads(planned.out)["warnings"]
+
+
+def test_a_corrupt_test_image_found_at_the_end_does_not_cost_the_training(command, tmp_path, shades):
+    """Large images are read when their turn comes: those of the test split come after the last epoch."""
+    data = tmp_path / "large"
+    for path in sorted(shades.rglob("*.png")):
+        target = data / path.relative_to(shades)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).resize((80, 80)).save(target)
+    bad = data / "test" / "grey" / "2.png"
+    bad.write_bytes(bad.read_bytes()[:200])
+    options = "--img-size 65 --batch-size 12 --epochs 1 --teacher-epochs 1 --timesteps 1 --device cpu --workers 0"
+    run = (
+        "convert",
+        "test_resnet",
+        "--no-pretrained",
+        "--dataset",
+        data,
+        *options.split(),
+        "--output",
+        tmp_path / "run",
+    )
+    refused(command(*run), 1, f"cannot read the image {bad}", "--skip-bad-images")
+    again = command(*run, "--resume", "auto", "--skip-bad-images")
+    assert again.code == 0, again.err
+    assert "going on after epoch 1 of 1" in again.err
+    assert "teacher: taken from" in again.err
 
 
 class Code:

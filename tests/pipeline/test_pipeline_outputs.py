@@ -56,7 +56,7 @@ def test_a_missed_gate_exits_3_with_all_files_written(command, tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["student.safetensors", "report.json", "report.md", "metrics.jsonl", "state.safetensors"]
+    "name", ["student.safetensors", "report.json", "report.md", "metrics.jsonl", "state-000002-00000000.safetensors"]
 )
 def test_a_full_disk_leaves_no_half_written_file(command, tiny, tmp_path, monkeypatch, name):
     fsync = os.fsync

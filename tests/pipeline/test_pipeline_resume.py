@@ -10,27 +10,13 @@ import time
 
 import pytest
 import torch
+from faults import assert_same_run
 from safetensors.torch import load_file
 
 from ann2snn_distill.errors import BadInputError, InterruptedRunError, UsageError
 from ann2snn_distill.events import EpochDone, Note, PhaseStarted, StepsDone
 from ann2snn_distill.training import fit as fitting
-
-TIMING = {"seconds", "images_per_second"}
-
-
-def assert_same_run(first, second):
-    ours, theirs = (load_file(folder / "student.safetensors") for folder in (first, second))
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        assert torch.equal(tensor, theirs[name]), name
-    reports = [json.loads((folder / "report.json").read_text()) for folder in (first, second)]
-    for report in reports:
-        report["training"] = None
-    assert reports[0] == reports[1]
-    histories = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (first, second)]
-    lines = [[{k: v for k, v in json.loads(x).items() if k not in TIMING} for x in history] for history in histories]
-    assert lines[0] == lines[1]
+from ann2snn_distill.training import loop as looping
 
 
 def files_of(folder):
@@ -52,23 +38,25 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_settings, converting, in
     method = str(recipe.get("method", "hybrid"))
     with pytest.raises(InterruptedRunError, match=r"after epoch 1 of 3 .*; go on with --resume .*parts"):
         converting(tiny_settings(output=parts, resume="auto", **recipe), interrupting(method))
-    assert files_of(parts) >= {"config.toml", "metrics.jsonl", "resume/state.safetensors"}
+    assert files_of(parts) == {"config.toml", "metrics.jsonl", "resume/state-000001-00000000.safetensors"}
     assert len((parts / "metrics.jsonl").read_text().splitlines()) == 1
     converting(tiny_settings(output=parts, resume="auto", **recipe))
     assert_same_run(whole, parts)
     assert not (parts / "resume").exists()
 
 
-def test_a_run_interrupted_in_the_middle_of_an_epoch_goes_on_from_the_epoch_before(
-    tiny_settings, converting, interrupting, tmp_path, monkeypatch
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_run_interrupted_in_the_middle_of_epochs_goes_on_from_the_very_step(
+    tiny_settings, converting, interrupting, tmp_path, monkeypatch, recipe
 ):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    converting(tiny_settings(output=whole))
-    monkeypatch.setattr(fitting, "_REPORT_SECONDS", -1.0)
-    for after, epoch in ((2, 0), (5, 1), (2, 1)):  # three steps an epoch: in the first, in the second, in the second
-        with pytest.raises(InterruptedRunError, match=f"after epoch {epoch} of 3"):
-            converting(tiny_settings(output=parts, resume="auto"), interrupting("hybrid", StepsDone, after))
-    converting(tiny_settings(resume=str(parts)))
+    converting(tiny_settings(output=whole, **recipe))
+    monkeypatch.setattr(looping, "_REPORT_SECONDS", -1.0)
+    method = str(recipe.get("method", "hybrid"))
+    for after, place in ((2, "step 2 in epoch 1"), (2, "step 1 in epoch 2"), (4, "step 2 in epoch 3")):
+        with pytest.raises(InterruptedRunError, match=f"after {place} of 3"):
+            converting(tiny_settings(output=parts, resume="auto", **recipe), interrupting(method, StepsDone, after))
+    converting(tiny_settings(resume=str(parts), **recipe))
     assert_same_run(whole, parts)
 
 
@@ -132,16 +120,18 @@ def test_a_damaged_state_is_told_and_the_one_before_it_used(tiny_settings, conve
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     converting(tiny_settings(output=whole))
     with pytest.raises(InterruptedRunError):
-        converting(tiny_settings(output=parts, checkpoint_interval=1), interrupting("hybrid", after=2))
-    state = parts / "resume" / "state.safetensors"
+        converting(tiny_settings(output=parts, checkpoint_interval="1"), interrupting("hybrid", after=2))
+    state = max((parts / "resume").iterdir())
     content = bytearray(state.read_bytes())
     content[-5] ^= 1
     state.write_bytes(content)
     events = []
     converting(tiny_settings(output=parts, resume="auto"), events.append)
     texts = [event.text for event in events if hasattr(event, "text")]
-    assert any("is damaged" in text and "checksum" in text for text in texts)
-    assert [event.epoch for event in events if isinstance(event, EpochDone)] == [3]  # previous.safetensors: epoch 2
+    (told,) = (text for text in texts if "is damaged" in text)
+    assert "checksum" in told
+    assert told.endswith("the state after epoch 1 is used")
+    assert [event.epoch for event in events if isinstance(event, EpochDone)] == [2, 3]
     report = json.loads((parts / "report.json").read_text())
     assert any("is damaged" in text for text in report["warnings"])
     assert torch.equal(*(load_file(f / "student.safetensors")["fc.weight"] for f in (whole, parts)))
@@ -151,32 +141,31 @@ def test_a_diverging_loss_stops_and_the_last_good_state_is_kept(command, tiny, t
     folder = tmp_path / "run"
     done = command("convert", *tiny, "--output", folder, "--lr", 1e30)
     assert done.code == 1
-    assert (
-        "hybrid test_resnet is no longer finite in epoch 1; start again with --overwrite and a lower --lr" in done.err
+    assert re.search(
+        r"hybrid test_resnet is no longer finite in epoch 1: it began in step 2, after student\.[\w.]+ \(\w+\); "
+        r"start again with --overwrite and a lower --lr \(the state after epoch 0 is kept in .*\)$",
+        done.err,
     )
-    assert "the state after epoch 0 is kept" in done.err
     assert done.err.count("error:") == 1
-    state = load_file(folder / "resume" / "state.safetensors")
+    (path,) = (folder / "resume").iterdir()
+    state = load_file(path)
     assert all(tensor.isfinite().all() for tensor in state.values())
     again = command("convert", *tiny, "--output", folder, "--lr", 0.01, "--overwrite")
     assert again.code == 0, again.err
 
 
 def test_a_weight_that_turns_infinite_in_the_last_step_is_noticed(tiny_settings, converting, tmp_path, monkeypatch):
-    poisoned = {"epoch": 2}
-
-    class Poison(fitting._Loop):
-        def epoch(self, epoch):
-            line = super().epoch(epoch)
-            if epoch + 1 == poisoned["epoch"] and "student_ce" in line:
+    class Poison(fitting.Loop):
+        def line(self):
+            if len(self.history) == 1 and "student_ce" in super().line():
                 with torch.no_grad():
-                    next(iter(self._state.tensors().values())).view(-1)[0] = float("inf")
-            return line
+                    next(iter(self.state.tensors().values())).view(-1)[0] = float("inf")
+            return super().line()
 
     whole = tmp_path / "whole"
     converting(tiny_settings(output=whole))
-    monkeypatch.setattr(fitting, "_Loop", Poison)
-    with pytest.raises(BadInputError, match=r"no longer finite in epoch 2; .*the state after epoch 1 is kept"):
+    monkeypatch.setattr(fitting, "Loop", Poison)
+    with pytest.raises(BadInputError, match=r"epoch 2, though a replay in plain code stays finite; .*after epoch 1 is"):
         converting(tiny_settings(output=tmp_path / "run"))
     monkeypatch.undo()
     converting(tiny_settings(output=tmp_path / "run", resume="auto"))
@@ -230,9 +219,9 @@ def test_a_signal_ends_the_process_with_130_and_a_state(tiny, cache, command, tm
     assert (process.returncode, out) == (130, ""), err
     assert "Traceback" not in err
     (line,) = (text for text in err.splitlines() if text.startswith("error:"))
-    assert "interrupted; the state of hybrid test_resnet after epoch" in line
+    assert re.search(r"interrupted; the state of hybrid test_resnet after (step \d+ in )?epoch \d+ of 2000 is", line)
     assert f"go on with --resume {folder}" in line
-    assert (folder / "resume" / "state.safetensors").exists()
+    assert len(list((folder / "resume").glob("state-*.safetensors"))) == 1
     assert not list(folder.rglob("*.tmp"))
 
 

@@ -20,8 +20,9 @@ from ann2snn_distill.distillation.losses import branch_weights
 from ann2snn_distill.distillation.objectives import HybridObjective
 from ann2snn_distill.errors import InterruptedRunError
 from ann2snn_distill.evaluation.accuracy import exact_float32
-from ann2snn_distill.events import EpochDone, PhaseStarted, silent
+from ann2snn_distill.events import EpochDone, PhaseStarted, StepsDone, silent
 from ann2snn_distill.neurons.equations import NeuronModel
+from ann2snn_distill.training import loop as looping
 from ann2snn_distill.training.state import train_state
 from ann2snn_distill.training.step import LossTotals, captured_step, plain_step
 
@@ -108,9 +109,15 @@ def test_a_compiled_step_in_the_precision_of_training_has_nearly_the_plain_losse
     assert again == pytest.approx(losses, rel=0.05 if amp else 0.02)
 
 
-@pytest.mark.parametrize("changes", [{"torchcompile": False, "amp": False, "deterministic": True}, {}])
-def test_a_resumed_run_equals_an_uninterrupted_one_on_cuda(tmp_path, changes):
+PLAIN = {"torchcompile": False, "amp": False}
+EXACT = {"deterministic": True}
+
+
+@pytest.mark.parametrize("changes", [EXACT | PLAIN, EXACT, {}], ids=["plain", "compiled and captured", "default"])
+@pytest.mark.parametrize(("kind", "after"), [(EpochDone, 2), (StepsDone, 3)], ids=["after an epoch", "within one"])
+def test_a_resumed_run_equals_an_uninterrupted_one_on_cuda(tmp_path, monkeypatch, changes, kind, after):
     """Bit for bit with deterministic algorithms; by default the run is whole, and its report complete."""
+    monkeypatch.setattr(looping, "_REPORT_SECONDS", -1.0)
 
     def convert(folder, observe=silent, **more):
         values = {"model": "test_resnet", "dataset": "digits", "limit": 256, "epochs": 3, "teacher_epochs": 1}
@@ -120,15 +127,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one_on_cuda(tmp_path, changes):
         with mock.patch.dict(os.environ, {"SNN_DISTILL_CACHE": str(tmp_path / "cache")}):
             return pipeline.convert(settings, observe)
 
-    phases = []
+    phases, seen = [], []
 
     def interrupt(event):
         if isinstance(event, PhaseStarted):
             phases.append(event.name)
-        if isinstance(event, EpochDone) and event.epoch == 2 and phases[-1].startswith("hybrid"):
-            raise KeyboardInterrupt
+        if isinstance(event, kind) and phases[-1].startswith("hybrid"):
+            seen.append(event)
+            if len(seen) == after:
+                raise KeyboardInterrupt
 
-    with pytest.raises(InterruptedRunError):
+    with pytest.raises(InterruptedRunError, match=r"after (step 3 in epoch 1|epoch 2) of 3"):
         convert(tmp_path / "parts", interrupt)
     resumed = convert(tmp_path / "parts", resume="auto")
     whole = convert(tmp_path / "whole")
@@ -136,7 +145,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_on_cuda(tmp_path, changes):
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert all(line["peak_memory_mib"] > 0 for line in lines)
     assert resumed.training.peak_memory_mib == max(line["peak_memory_mib"] for line in lines)
-    if changes:
+    if "deterministic" in changes:
         first, second = (load_file(tmp_path / name / "student.safetensors") for name in ("whole", "parts"))
         for name, tensor in first.items():
             assert torch.equal(tensor, second[name]), name

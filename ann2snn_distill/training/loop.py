@@ -1,0 +1,221 @@
+"""The steps of one training, from any step of any epoch on, and what they sum up to."""
+
+import math
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ann2snn_distill.data.batches import TrainBatches
+from ann2snn_distill.data.seeding import stream_seed
+from ann2snn_distill.distillation.objectives import Objective
+from ann2snn_distill.events import Note, Observer, StepsDone
+from ann2snn_distill.training.interrupts import Interrupts
+from ann2snn_distill.training.resume import Part, Restart
+from ann2snn_distill.training.schedule import cosine_with_warmup
+from ann2snn_distill.training.state import TrainState
+from ann2snn_distill.training.step import LossTotals, Step, captured_step, plain_step
+
+_REPORT_SECONDS = 1.0
+
+
+class NotFiniteError(Exception):
+    """The loss or a weight is not finite any more."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How steps run: on which device, in which precision, compiled and captured or not, in how many pieces."""
+
+    device: torch.device
+    amp: bool
+    compiled: bool
+    pieces: int = 1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many steps, and how fast.
+
+    Attributes:
+        epochs: of training.
+        warmup_epochs: of them, while the learning rate rises.
+        peak: learning rate after the warm-up.
+        seed: of what the network itself draws, such as dropout; every step has its own stream.
+    """
+
+    epochs: int
+    warmup_epochs: float
+    peak: float
+    seed: int = 0
+
+    def rate(self, step: int, steps_per_epoch: int) -> float:
+        """Return the learning rate of a step, counted from the first of the training."""
+        return cosine_with_warmup(
+            step,
+            steps=self.epochs * steps_per_epoch,
+            warmup=round(self.warmup_epochs * steps_per_epoch),
+            peak=self.peak,
+        )
+
+
+class Loop:
+    """One training under way. Between two steps its state is whole, and `here` says where it stands.
+
+    Attributes:
+        objective: loss parts of a batch, not compiled.
+        batches: the training data.
+        state: what is trained.
+        schedule: length, learning rate and seed.
+        execution: device, precision, compilation.
+        interrupts: held back during a step.
+        history: a line for each finished epoch.
+        settled: whether the state is whole; False while a step is made, and after one that failed.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        batches: TrainBatches,
+        state: TrainState,
+        schedule: Schedule,
+        execution: Execution,
+        observe: Observer,
+    ):
+        self.objective, self.batches, self.state = objective, batches, state
+        self.schedule, self.execution, self._observe = schedule, execution, observe
+        self.interrupts = Interrupts()
+        self.history: list[dict[str, Any]] = []
+        self.settled = True
+        self._totals = LossTotals(execution.device)
+        self._step: Step | None = None
+        self._begin(Part())
+
+    @property
+    def steps_made(self) -> int:
+        """Steps since the first of the training."""
+        return len(self.history) * self.batches.steps_per_epoch + self._totals.steps
+
+    def here(self) -> Restart:
+        """Return where the training stands; its tensors are the live ones."""
+        part = Part()
+        if self._totals.steps:
+            part = Part(self._totals.steps, self._totals.sums(), time.perf_counter() - self._started, self._peak())
+        return Restart(len(self.history), self.state.tensors(), tuple(self.history), part)
+
+    def go_to(self, restart: Restart) -> None:
+        """Stand where `restart` stands."""
+        self.state.restore(restart.tensors)
+        self.history = list(restart.history)
+        self._begin(restart.part)
+
+    def steps(self) -> Generator[None, None, None]:
+        """Make the steps that the epoch still lacks; between two of them the state is whole.
+
+        Raises:
+            NotFiniteError: the losses are not finite any more; looked at about once a second.
+        """
+        reported, count = time.perf_counter(), 0
+        for x, target_BK in self.batches.epoch(len(self.history), self._totals.steps):
+            step = self._made_step(x, target_BK)
+            with self.interrupts.held():
+                self.settled = False
+                self.prepare(self._totals.steps)
+                step(x, target_BK)
+                self._totals.count()
+                self.settled = True
+            yield
+            count += 1
+            now = time.perf_counter()
+            if now - reported > _REPORT_SECONDS:
+                self._report(count, now - reported)
+                reported, count = now, 0
+        if count:
+            self._observe(StepsDone(count))
+
+    def prepare(self, step: int) -> None:
+        """Set the learning rate of a step of this epoch (from 0), and seed what the network draws in it."""
+        epoch = len(self.history)
+        self.state.set_learning_rate(self._rate(step))
+        torch.manual_seed(stream_seed(self.schedule.seed, epoch, "network", step))
+
+    def line(self) -> dict[str, float | None]:
+        """Return the epoch's mean loss parts, last learning rate, seconds, images/s and peak memory."""
+        means = self._totals.means()
+        seconds = time.perf_counter() - self._started
+        return {
+            **means,
+            "lr": self._rate(self._totals.steps - 1),
+            "seconds": seconds,
+            "images_per_second": self._totals.steps * self.batches.batch_size / seconds,
+            "peak_memory_mib": self._peak(),
+        }
+
+    def close_epoch(self, entry: dict[str, Any]) -> None:
+        """Keep the epoch's line; the next epoch begins."""
+        with self.interrupts.held():
+            self.history.append(entry)
+            self._begin(Part())
+
+    def check_finite(self) -> None:
+        """See that the losses of this epoch and everything that is trained are finite; waits for the device.
+
+        Raises:
+            NotFiniteError: they are not.
+        """
+        if not all(math.isfinite(value) for value in self._totals.means().values()):
+            raise NotFiniteError
+        if not torch.stack([tensor.isfinite().all() for tensor in self.state.tensors().values()]).all():
+            raise NotFiniteError
+
+    def _begin(self, part: Part) -> None:
+        self._totals.reset(part.losses, steps=part.steps)
+        self._peak_before = part.peak_memory_mib or 0.0
+        if self.execution.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.execution.device)
+        self._started = time.perf_counter() - part.seconds
+
+    def _peak(self) -> float | None:
+        if self.execution.device.type != "cuda":
+            return None
+        return max(self._peak_before, torch.cuda.max_memory_allocated(self.execution.device) / 2**20)
+
+    def _rate(self, step: int) -> float:
+        per_epoch = self.batches.steps_per_epoch
+        return self.schedule.rate(len(self.history) * per_epoch + step, per_epoch)
+
+    def _made_step(self, x: Tensor, target_BK: Tensor) -> Step:
+        if self._step is None:
+            self.settled = False
+            self._step = self._new_step(x, target_BK)
+            self.settled = True
+        return self._step
+
+    def _new_step(self, x: Tensor, target_BK: Tensor) -> Step:
+        how = self.execution
+        objective = torch.compile(self.objective, dynamic=False) if how.compiled else self.objective
+        step = plain_step(objective, self.state, self._totals, amp=how.amp, device=how.device, pieces=how.pieces)
+        if not (how.compiled and x.is_cuda):
+            return step
+        started = time.perf_counter()
+        step = captured_step(step, self.state, self._totals, x=x, target_BK=target_BK)
+        self._observe(Note(f"step compiled and captured in {time.perf_counter() - started:.0f} s"))
+        return step
+
+    def _report(self, steps: int, seconds: float) -> None:
+        losses = self._totals.means()
+        if not all(math.isfinite(value) for value in losses.values()):
+            raise NotFiniteError
+        speed = steps * self.batches.batch_size / seconds
+        self._observe(StepsDone(steps, images_per_second=speed, losses=losses))
+
+
+@contextmanager
+def own_generators(device: torch.device) -> Iterator[None]:
+    """Leave torch's generators as they were: steps seed them."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
