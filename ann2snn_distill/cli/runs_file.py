@@ -47,8 +47,6 @@ def read_runs(path: Path) -> list["NamedRun"]:
     Raises:
         UsageError: the file, a key or a value does not fit; the text names it.
     """
-    from ann2snn_distill.batch import NamedRun
-
     content = read_toml(path, "RUNS.toml")
     for key in content:
         if key not in _PARTS:
@@ -56,9 +54,12 @@ def read_runs(path: Path) -> list["NamedRun"]:
     defaults = _part(content.get("defaults", {}), f"[defaults] of {path}", lists=False)
     if "name" in defaults:
         raise UsageError(f"`name` in [defaults] of {path} would name every run alike; name each [[run]]")
-    entries = [*_runs(content, defaults, path), *_grids(content, defaults, path)]
+    readers = {"run": _runs, "grid": _grids}
+    entries = [entry for key in content if key in readers for entry in readers[key](content, defaults, path)]
     if not entries:
         raise UsageError(f"{path} has no run; add a [[run]] or a [[grid]]")
+    from ann2snn_distill.batch import NamedRun  # torch comes with it: a bad file is refused before
+
     varied = _varied(entries)
     return [
         NamedRun(_name(entry, varied), entry.settings, {key: _plain(entry.settings, key) for key in varied})
@@ -140,11 +141,14 @@ def _own_name(name: object, where: str) -> str | None:
 
 
 def _varied(entries: list[_Entry]) -> list[str]:
-    """The settings that differ between the runs, in the order of the flags."""
+    """The settings that differ between the runs and change what they compute, in the order of the flags."""
+    from ann2snn_distill.pipeline.outputs import FREE_SETTINGS
+
     return [
         key
         for key in properties(ConvertSettings)
-        if any(_plain(entry.settings, key) != _plain(entries[0].settings, key) for entry in entries)
+        if key not in FREE_SETTINGS
+        and any(_plain(entry.settings, key) != _plain(entries[0].settings, key) for entry in entries)
     ]
 
 
@@ -156,15 +160,17 @@ def _name(entry: _Entry, varied: list[str]) -> str:
     """The name given, followed by a grid's axes; or what the run is, followed by what varies."""
     settings = entry.settings
     if entry.name is not None:
-        return "-".join([entry.name, *(_word(key, _plain(settings, key)) for key in entry.axes)])
+        return "-".join([entry.name, *filter(None, (_word(key, _plain(settings, key)) for key in entry.axes))])
     dataset = Path(settings.dataset or "").name
     named = ("model", "dataset", "timesteps", "seed")
     words = [settings.model, dataset, f"t{settings.timesteps}", f"s{settings.seed}"]
     words += [_word(key, _plain(settings, key)) for key in varied if key not in named]
-    return _safe("-".join(words))
+    return _safe("-".join(word for word in words if word))
 
 
 def _word(key: str, value: object) -> str:
+    if value is None:  # left to the default
+        return ""
     short = {"timesteps": "t", "seed": "s", "model": "", "dataset": "", "student": "", "method": ""}
     return _safe(f"{short.get(key, key + '_')}{value}")
 
