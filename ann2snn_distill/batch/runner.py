@@ -14,6 +14,7 @@ from ann2snn_distill.batch.jobs import Job
 from ann2snn_distill.batch.records import Records
 from ann2snn_distill.errors import GateMissedError, InterruptedRunError
 from ann2snn_distill.pipeline.outputs import METRICS_FILE
+from ann2snn_distill.reporting.report import Report
 
 State = Literal["waiting", "running", "finished", "failed", "interrupted"]
 
@@ -25,7 +26,7 @@ _FINISHED_CODES = (0, GateMissedError.exit_code)
 
 @dataclass
 class RunView:
-    """A run as it stands: `detail` is its progress or the reason of its failure."""
+    """A run as it stands: `detail` is its progress, its result or the reason of its failure."""
 
     job: Job
     state: State
@@ -51,6 +52,14 @@ class _Running:
     process: subprocess.Popen[bytes]
     log_start: int
     started: float = field(default_factory=time.monotonic)
+
+
+def outcome(report: Report | None) -> str:
+    """Say what a run found, in a few words."""
+    if report is None or report.student.top1 is None:
+        return ""
+    drop = "" if report.drop is None else f", drop {report.drop:.2f} points"
+    return f"student {report.student.top1:.2f} %{drop}"
 
 
 class Runner:
@@ -120,12 +129,11 @@ class Runner:
 
     def _end(self, running: _Running, code: int) -> None:
         view, records = running.view, self._records
-        if code in _FINISHED_CODES and records.report(view.job) is not None:
-            view.state, view.detail = "finished", ""
-        else:
-            view.state, view.detail = "failed", self._reason(running, code)
-        record = records.of(view.job)
-        records.keep(view.job, record.model_copy(update={"state": view.state, "error": view.detail or None}))
+        report = records.report(view.job) if code in _FINISHED_CODES else None
+        reason = self._reason(running, code) if report is None else None
+        view.state = "finished" if report is not None else "failed"
+        view.detail = reason or outcome(report)
+        records.keep(view.job, records.of(view.job).model_copy(update={"state": view.state, "error": reason}))
 
     def _reason(self, running: _Running, code: int) -> str:
         path = self._records.path(running.view.job, ".log")
@@ -143,7 +151,7 @@ class Runner:
             return f"epoch {json.loads(lines[-1])['epoch']} of {job.settings.epochs}"
         with suppress(OSError, IndexError):
             return self._records.path(job, ".log").read_text(errors="replace").splitlines()[-1]
-        return ""
+        return "starting"
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

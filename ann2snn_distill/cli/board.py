@@ -84,4 +84,4 @@ def _time(view: "RunView") -> str:
 
 
 def _reason(view: "RunView") -> str:
-    return f" ({view.detail})" if view.state == "failed" else ""
+    return f" ({view.detail})" if view.state in ("failed", "finished") and view.detail else ""

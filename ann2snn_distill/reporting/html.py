@@ -18,14 +18,16 @@ body { margin: 0 auto; padding: 2rem 1.5rem; max-width: 76rem; background: var(-
 h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 p { margin: .3rem 0; color: var(--soft); }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+table.wide { width: 100%; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; } th button { all: unset; cursor: pointer; }
 th button:focus-visible { outline: 2px solid var(--student); }
 tbody tr:hover { background: var(--band); } a { color: var(--student); }
 .finished { color: var(--good); } .missed, .waiting, .running, .interrupted { color: var(--warn); }
-.failed { color: var(--bad); } .reason { color: var(--soft); font-size: .9em; min-width: 18rem; }
+.failed { color: var(--bad); } .reason { color: var(--soft); font-size: .9em; }
+td:first-child { overflow-wrap: anywhere; min-width: 14rem; } table:not(.wide) td:first-child { min-width: 0; }
 svg text { fill: var(--ink); font: 13px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
 svg text.soft { fill: var(--soft); } svg line { stroke: var(--line); }
 svg .student { fill: var(--student); fill-opacity: .75; } svg .teacher { fill: none; stroke: var(--teacher);
@@ -94,15 +96,15 @@ def _groups(groups: Sequence[GroupSummary]) -> str:
 
 
 def _runs(runs: Sequence[RunSummary]) -> str:
-    reasons = any(run.reason for run in runs)
     head = ["run", "state", "T", "teacher, %", "student, %", "drop, points", "spiking, %", "mJ", "s", "images/s"]
-    return _table([*head, "reason"] if reasons else head, [_run(run, reason=reasons) for run in runs])
+    return _table(head, map(_run, runs), wide=True)
 
 
-def _run(run: RunSummary, *, reason: bool) -> list[str]:
-    done = run.state in ("finished", "missed")
+def _run(run: RunSummary) -> list[str]:
     name = escape(run.name)
-    link = f'<a href="{quote(run.folder)}/report.md">{name}</a>' if done else name
+    if run.state in ("finished", "missed"):
+        name = f'<a href="{quote(run.folder)}/report.md">{name}</a>'
+    reason = f'<div class="reason">{escape(run.reason)}</div>' if run.reason else ""
     numbers = (
         run.timesteps,
         run.teacher_top1,
@@ -113,8 +115,7 @@ def _run(run: RunSummary, *, reason: bool) -> list[str]:
         None if run.training.seconds is None else round(run.training.seconds),
         None if run.training.images_per_second is None else round(run.training.images_per_second),
     )
-    cells = [f"<td>{link}</td>", f'<td class="{run.state}">{run.state}</td>', *map(_cell, numbers)]
-    return [*cells, f'<td class="reason">{escape(run.reason or "")}</td>'] if reason else cells
+    return [f"<td>{name}{reason}</td>", f'<td class="{run.state}">{run.state}</td>', *map(_cell, numbers)]
 
 
 def _cell(value: object) -> str:
@@ -132,12 +133,14 @@ def _cell(value: object) -> str:
             return f"<td>{escape(str(value))}</td>"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, wide: bool = False) -> str:
     rows = [tuple(row) for row in rows]
     numeric = [all('class="number"' in row[index] for row in rows) for index in range(len(head))]
     openings = ['<th class="number">' if right else "<th>" for right in numeric]
     cells = (f"{th}<button>{escape(text)}</button></th>" for th, text in zip(openings, head, strict=True))
     body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    opening = '<table class="wide">' if wide else "<table>"
     return (
-        f'<div class="scroll"><table><thead><tr>{"".join(cells)}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+        f'<div class="scroll">{opening}<thead><tr>{"".join(cells)}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
     )

@@ -64,7 +64,7 @@ class _Axis:
 
 
 def _label(run: RunSummary) -> str:
-    rest = {key: value for key, value in run.varied.items() if key != "seed"}
+    rest = {key: value for key, value in run.varied.items() if key != "seed" and value is not None}
     return ", ".join(f"{_KEYS.get(key, key + ' ')}{value}" for key, value in rest.items()) or run.student
 
 

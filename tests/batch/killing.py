@@ -39,7 +39,7 @@ class BatchProcess:
         alive = self._process.poll() is None
         if alive:
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self._process.communicate()
         return alive
 
     def kill_all(self) -> bool:
