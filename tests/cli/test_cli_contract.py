@@ -28,6 +28,7 @@ FLAGS = {
     "eval": "--dataset --data-dir --timesteps --device --batch-size --workers --json",
     "inspect": "--img-size --model-kwargs --stem --classes --timesteps --coverage --maxpool --strict --json",
     "teach": NETWORK + FIT + "--output --overwrite --config --json",
+    "batch": "--output --jobs --devices --retry-failed --dry-run --json",
     "env": "--json",
 }
 
@@ -37,7 +38,7 @@ def commands():
 
 
 def test_the_commands_are_frozen():
-    assert list(commands()) == ["convert", "eval", "inspect", "teach", "env"]
+    assert list(commands()) == ["convert", "eval", "inspect", "teach", "batch", "env"]
 
 
 @pytest.mark.parametrize("name", FLAGS)

@@ -209,9 +209,9 @@ def guarded(folder: Path, broken: list[str]) -> None:
     def watch(event: str, arguments: tuple) -> None:
         if event in FORBIDDEN:
             broken.append(f"{event} {arguments!r:.200}")
-        if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
-            if not str(arguments[0]).startswith(str(folder)):
-                broken.append(f"write {arguments[0]}")
+        writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+        if writes and not str(arguments[0]).startswith(str(folder)):
+            broken.append(f"write {arguments[0]}")
 
     sys.addaudithook(watch)
 

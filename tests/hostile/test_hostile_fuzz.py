@@ -48,8 +48,14 @@ def test_any_value_in_any_field_is_read_or_refused_in_words(tmp_path, field, val
     content = FIXTURE.read_bytes()
     path = tmp_path / "student.safetensors"
     path.write_bytes(with_header(content, json.dumps({**header_of(content), field: value})))
+    said = refusal(path)
+    assert "\n" not in said
+    assert not said or field in said or "is not JSON" in said or "newer snn-distill" in said
+
+
+def refusal(path: Path) -> str:
     try:
         read_header(path)
     except BadInputError as error:
-        assert "\n" not in str(error)
-        assert field in str(error) or "is not JSON" in str(error) or "newer snn-distill" in str(error)
+        return str(error)
+    return ""
