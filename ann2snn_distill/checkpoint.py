@@ -9,23 +9,55 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import from_json
-from safetensors import SafetensorError, safe_open
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.files import write_atomically
+from ann2snn_distill.tensorfile import TensorIndex, read_index, strict_json, tensors_digest
 
 FORMAT_VERSION = 1
 METADATA_KEY = "snn_distill"
 
-_LENGTH_BYTES = 8  # a safetensors file starts with the length of its JSON, little-endian
-_MAX_JSON_BYTES = 100_000_000  # the format's own limit
+CHECKSUM_KEY = "snn_distill_checksum"
+
+_WRITE_AGAIN = "write the file again with `snn-distill convert`"
+
+_KNOWN_KEYS = {METADATA_KEY, CHECKSUM_KEY, "format"}
+"""`format` is what other writers of safetensors add."""
+
+_LARGEST_NUMBER, _MOST_VALUES, _DEEPEST = 65_536, 256, 4
+"""Bounds of what `model_kwargs` may hold: no network of timm is near them."""
+
+
+def _plain_arguments(values: dict[str, Any]) -> dict[str, Any]:
+    """Refuse keyword arguments that only an attacker gives."""
+    seen = 0
+    todo: list[tuple[object, int]] = [(values, 1)]
+    while todo:
+        value, depth = todo.pop()
+        seen += 1
+        if seen > _MOST_VALUES or depth > _DEEPEST:
+            raise ValueError("too many values, or nested too deeply")
+        if isinstance(value, dict | list):
+            todo += [(inner, depth + 1) for inner in (value.values() if isinstance(value, dict) else value)]
+        elif isinstance(value, int | float) and abs(value) > _LARGEST_NUMBER:
+            raise ValueError(f"a number above {_LARGEST_NUMBER}")
+        elif isinstance(value, str) and len(value) > _MOST_VALUES:
+            raise ValueError("a text that is too long")
+    return values
+
 
 _Positive = Annotated[int, Field(ge=1)]
-_Scale = Annotated[float, Field(gt=0)]
+_Scale = Annotated[float, Field(gt=0, le=1e6)]
+_Percent = Annotated[float, Field(ge=0, le=100)]
+_Name = Annotated[str, Field(min_length=1, max_length=200)]
+_Shown = Annotated[str, Field(max_length=1000)]
+_Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
+_Deviation = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 class _Part(BaseModel):
@@ -47,34 +79,56 @@ class EvaluationNumerics(_Part):
 
     dtype: Literal["float32"]
     tf32: Literal[False]
-    batch_size: _Positive
+    batch_size: Annotated[int, Field(ge=1, le=65_536)]
     channels_last: bool
     device_kind: str = Field(description="cpu or cuda")
     device_name: str
+
+
+class TrainingSummary(TypedDict, total=False):
+    """What is known of the training; other keys are for people alone."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", allow_inf_nan=False)  # type: ignore[misc]
+
+    method: str | None
+    seed: int | None
+    epochs: Annotated[int, Field(ge=0)] | None
+    seconds: Annotated[float, Field(ge=0)] | None
+    images_per_second: Annotated[float, Field(ge=0)] | None
+    peak_memory_mib: Annotated[float, Field(ge=0)] | None
+    teacher_top1: Annotated[_Percent | None, Field(description="percent of the test split")]
+    teacher_source: str | None
+    test_top1_at: Annotated[dict[str, _Percent], Field(description="percent of the test split, by timestep")]
 
 
 class SnnHeader(_Part):
     """Everything but the weights that rebuilds and evaluates an SNN."""
 
     format_version: _Positive = FORMAT_VERSION
-    model: str = Field(description="the teacher's timm architecture")
-    student: str = Field(description="the student's timm architecture")
-    dataset: str = Field(description="name, or the whole path of a folder")
-    classes: tuple[str, ...] = Field(min_length=1, description="names, in the order of the logits")
-    img_size: _Positive = Field(description="image side, pixels")
-    mean: tuple[float, float, float] = Field(description="subtracted from pixels in 0..1, a channel")
-    std: tuple[_Scale, _Scale, _Scale] = Field(description="divides them, a channel")
-    timesteps: _Positive
+    model: _Name = Field(description="the teacher's timm architecture")
+    student: _Name = Field(description="the student's timm architecture")
+    dataset: str = Field(
+        min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]+$", description="name, or the whole path of a folder"
+    )
+    classes: tuple[_Shown, ...] = Field(
+        min_length=1, max_length=100_000, description="names, in the order of the logits"
+    )
+    img_size: Annotated[int, Field(ge=1, le=1024)] = Field(description="image side, pixels")
+    mean: tuple[_Mean, _Mean, _Mean] = Field(description="subtracted from pixels in 0..1, a channel")
+    std: tuple[_Deviation, _Deviation, _Deviation] = Field(description="divides them, a channel")
+    timesteps: Annotated[int, Field(ge=1, le=1024)]
     neuron: NeuronHeader
-    cuts: tuple[str, ...] = Field(description="names of the cuts between stages")
+    cuts: tuple[_Shown, ...] = Field(description="names of the cuts between stages")
     coverage: str = Field(description="where neurons stand: activations")
     maxpool: str = Field(description="what became of max pooling: keep or avg")
     stem: Literal["keep", "small"] = Field(description="small: no stride before the first stage")
-    model_kwargs: dict[str, Any] = Field(description="keyword arguments for timm")
+    model_kwargs: Annotated[dict[str, Any], AfterValidator(_plain_arguments)] = Field(
+        description="keyword arguments for timm"
+    )
     thresholds: dict[str, _Scale] = Field(description="firing thresholds, by the neuron's name")
     evaluation: EvaluationNumerics
     versions: dict[str, str]
-    training: dict[str, Any] = Field(description="summary: method, epochs, accuracies, teacher")
+    training: TrainingSummary = Field(description="summary: method, epochs, accuracies, teacher")
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], header: SnnHeader) -> None:
@@ -88,7 +142,8 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], header: SnnHeader
         for name, tensor in tensors.items()
     }
     # Bytes, not save_file: its errors are not OSErrors, so a full disk would have no name.
-    content = save(plain, metadata={METADATA_KEY: header.model_dump_json()})
+    text = header.model_dump_json()
+    content = save(plain, metadata={METADATA_KEY: text, CHECKSUM_KEY: tensors_digest(text, plain)})
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
@@ -96,75 +151,77 @@ def read_header(path: Path) -> SnnHeader:
     """Read the header of an SNN checkpoint without its tensors.
 
     Raises:
-        BadInputError: the file is missing, damaged, foreign, or of a newer version.
+        BadInputError: the file is missing, truncated, damaged, foreign, or of a newer version.
+    """
+    return read_header_and_index(path)[0]
+
+
+def read_header_and_index(path: Path) -> tuple[SnnHeader, TensorIndex]:
+    """Read the header, and the shapes of the tensors, without the tensors.
+
+    Raises:
+        BadInputError: as `read_header`.
     """
     try:
-        _check_length(path)
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+        index = read_index(path)
     except OSError as error:
         _refuse_unreadable(path, error)
-    except SafetensorError as error:
-        raise _damaged(path) from error
-    if METADATA_KEY not in metadata:
+    if METADATA_KEY not in index.metadata:
         raise BadInputError(
             f"{path} is not an SNN checkpoint: it has no snn_distill header. "
             "ANN weights go to `snn-distill convert MODEL --checkpoint FILE`"
         )
-    return _parse(path, metadata[METADATA_KEY])
+    header = _parse(path, index.metadata[METADATA_KEY])
+    unknown = sorted(index.metadata.keys() - _KNOWN_KEYS)
+    if unknown:
+        raise BadInputError(f"{path} is damaged: its metadata has the unknown key {unknown[0][:100]!r}; {_WRITE_AGAIN}")
+    return header, index
 
 
 def load_checkpoint(path: Path) -> tuple[SnnHeader, dict[str, Tensor]]:
     """Read the header and the tensors, on the CPU.
 
     Raises:
-        BadInputError: as `read_header`.
+        BadInputError: as `read_header`, or the checksum does not match. Files of the first days have none.
     """
-    header = read_header(path)
+    header, index = read_header_and_index(path)
     try:
-        return header, load_file(path)
+        tensors = load_file(path)
     except OSError as error:
         _refuse_unreadable(path, error)
     except SafetensorError as error:
         raise _damaged(path) from error
-
-
-def _check_length(path: Path) -> None:
-    with path.open("rb") as file:
-        start = file.read(_LENGTH_BYTES + 1)
-    length = int.from_bytes(start[:_LENGTH_BYTES], "little")
-    if len(start) <= _LENGTH_BYTES or start[-1:] != b"{" or length > _MAX_JSON_BYTES:
-        raise BadInputError(f"{path} is not a safetensors file; give the student.safetensors of a run")
-    if _LENGTH_BYTES + length > path.stat().st_size:
-        raise _damaged(path)
+    told = index.metadata.get(CHECKSUM_KEY)
+    if told is not None and told != tensors_digest(index.metadata[METADATA_KEY], tensors):
+        raise BadInputError(f"{path} is damaged: its checksum does not match; copy it again from where it came")
+    return header, tensors
 
 
 def _parse(path: Path, text: str) -> SnnHeader:
     try:
-        content = from_json(text)
+        content = strict_json(text)
     except ValueError as error:
-        raise BadInputError(f"the snn_distill header of {path} is not JSON; write the file again") from error
+        raise BadInputError(f"the snn_distill header of {path} is not JSON ({error}); {_WRITE_AGAIN}") from error
     if not isinstance(content, dict):
-        raise BadInputError(f"the snn_distill header of {path} is not a JSON object; write the file again")
+        raise BadInputError(f"the snn_distill header of {path} is not a JSON object; {_WRITE_AGAIN}")
     version = content.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise BadInputError(
             f"{path} was written by a newer snn-distill "
-            f"(format {version}, this one reads {FORMAT_VERSION}): upgrade with pip install -U snn-distill"
+            f"(format {version:.6g}, this one reads {FORMAT_VERSION}): upgrade with pip install -U snn-distill"
         )
     try:
         return SnnHeader.model_validate({"format_version": None, **content})
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in first["loc"])[:200]
         raise BadInputError(
-            f"the snn_distill header of {path} is invalid at `{field}`: {first['msg'].lower()}; "
-            "write the file again with `snn-distill convert`"
+            f"the snn_distill header of {path} is invalid at `{field}`: {first['msg'].lower()[:200]}; {_WRITE_AGAIN}"
         ) from error
 
 
 def _damaged(path: Path) -> BadInputError:
-    return BadInputError(f"{path} is truncated or damaged; copy it again, or run convert again")
+    return BadInputError(f"{path} is damaged; copy it again, or run convert again")
 
 
 def _refuse_unreadable(path: Path, error: OSError) -> NoReturn:

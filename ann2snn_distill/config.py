@@ -154,6 +154,18 @@ class TeachSettings(NetworkSettings, FitSettings):
     overwrite: bool = Field(False, description="replace what a non-empty output folder holds")
 
 
+class BatchSettings(Frozen):
+    """Everything `batch` can be told; the settings of the runs stand in its file."""
+
+    runs: Path = Field(description="the runs: [defaults], [[run]] and [[grid]], with the keys of convert's --config")
+    output: Path | None = Field(None, description="folder of the batch (default: runs/NAME of NAME.toml)")
+    jobs: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        None, description="runs at once (default: one a device of --devices, otherwise 1)"
+    )
+    devices: str | None = Field(None, description="CUDA devices to spread the runs over, as 0,1")
+    retry_failed: bool = Field(False, description="run again what failed before")
+
+
 class InspectSettings(Frozen):
     """Everything `inspect` can be told: no data, no weights, no training."""
 

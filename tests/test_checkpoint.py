@@ -124,16 +124,72 @@ def test_a_file_of_another_kind_is_refused(path, content):
 
 
 @pytest.mark.parametrize("kept", [20, 300, -1])
-def test_a_truncated_file_is_refused(path, kept):
+def test_a_truncated_file_is_refused_with_what_is_missing(path, kept):
     write(path, CONTENT)
-    path.write_bytes(path.read_bytes()[:kept])
-    assert "is truncated or damaged; copy it again" in refusal(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:kept])
+    size = len(whole[:kept])
+    text = refusal(path)
+    assert f"is truncated: it ends after {size:,} of " in text
+    assert text.endswith("copy it again from where it came")
+    if kept in (300, -1):
+        assert f"{len(whole):,} bytes" in text or kept == 300
 
 
-@pytest.mark.parametrize("text", [b"{nonsense}", b'{"a":' + b"[" * 5000, b'{"w":{"dtype":"F32"}}', b"{\xff}"])
+def test_a_file_with_bytes_after_its_tensors_is_refused(path):
+    write(path, CONTENT)
+    path.write_bytes(path.read_bytes() + b"xyz")
+    assert "is damaged: 3 bytes too many follow its tensors" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{nonsense}",
+        b'{"a":' + b"[" * 5000,
+        b'{"a":' * 100_000,
+        b'{"w":{"dtype":"F32"}}',
+        b"{\xff}",
+        b'{"w":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}',
+        b'{"w":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}}',
+        b'{"w":{"dtype":"F32","shape":[true],"data_offsets":[0,4]}}',
+        b'{"w":{"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,4]}}',
+        b'{"__metadata__":{"snn_distill":1}}',
+        b'{"__metadata__":[]}',
+        b'{"__metadata__":{"a":"b"},"__metadata__":{"a":"c"}}',
+    ],
+)
 def test_a_damaged_index_is_refused(path, text):
     path.write_bytes(struct.pack("<Q", len(text)) + text)
-    assert "is truncated or damaged" in refusal(path)
+    assert "is damaged: its index of tensors cannot be read" in refusal(path)
+
+
+def test_any_flipped_bit_of_the_tensors_is_noticed(path):
+    save_checkpoint(path, {"a": torch.arange(8.0), "b": torch.ones(2, dtype=torch.int64)}, HEADER)
+    whole = bytearray(path.read_bytes())
+    for index in range(len(whole) - 48, len(whole)):
+        damaged = whole.copy()
+        damaged[index] ^= 1 << index % 8
+        path.write_bytes(damaged)
+        assert "is damaged: its checksum does not match; copy it again" in refusal(path, load_checkpoint)
+
+
+def test_a_flipped_bit_of_the_header_that_still_makes_sense_is_noticed(path):
+    save_checkpoint(path, {"a": torch.ones(3)}, HEADER)
+    path.write_bytes(path.read_bytes().replace(b'timesteps\\":4', b'timesteps\\":5'))
+    assert read_header(path).timesteps == 5
+    assert "checksum does not match" in refusal(path, load_checkpoint)
+
+
+def test_a_file_from_before_there_were_checksums_is_read(path):
+    header, tensors = load_checkpoint(write(path, CONTENT))
+    assert header == HEADER
+    assert torch.equal(tensors["weight"], torch.ones(3))
+
+
+def test_an_unknown_key_beside_the_header_is_refused(path):
+    save_file({"w": torch.ones(1)}, path, metadata={"snn_distill": json.dumps(CONTENT), "snn_distill_checksun": "0"})
+    assert "its metadata has the unknown key 'snn_distill_checksun'" in refusal(path)
 
 
 @pytest.mark.parametrize("key", ["format", "snn-distill"])
@@ -145,9 +201,19 @@ def test_a_foreign_safetensors_is_refused_with_the_way_for_ann_weights(path, key
     assert "is not an SNN checkpoint" in refusal(path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 5000, '"x'])
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '"x', '{"img_size": ' + "9" * 5000 + "}"])
 def test_a_header_that_is_not_json_is_refused(path, text):
-    assert "is not JSON" in refusal(write(path, text))
+    assert "is not JSON (" in refusal(write(path, text))
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_json_lacks_are_refused(path, number):
+    assert f"is not JSON ({number} is no JSON)" in refusal(write(path, f'{{"img_size": {number}}}'))
+
+
+def test_a_key_that_stands_twice_is_refused(path):
+    text = json.dumps(CONTENT)[:-1] + ', "timesteps": 5}'
+    assert "is not JSON (a key stands twice in one object)" in refusal(write(path, text))
 
 
 @pytest.mark.parametrize("text", ["1", "[]", "null"])
@@ -171,7 +237,23 @@ def test_a_newer_format_is_refused_before_its_fields_are_read(path):
         ({"evaluation": {**CONTENT["evaluation"], "tf32": True}}, "evaluation.tf32"),
         ({"mean": [0.5, 0.5]}, "mean.2"),
         ({"std": [0.5, 0, 0.5]}, "std.1"),
-        ({"thresholds": {"act1": float("nan")}}, "thresholds.act1"),
+        ({"thresholds": {"act1": 1e300}}, "thresholds.act1"),
+        ({"std": [0.5, 1e-300, 0.5]}, "std.1"),
+        ({"mean": [0.5, 1e300, 0.5]}, "mean.1"),
+        ({"timesteps": 10**9}, "timesteps"),
+        ({"img_size": 10**9}, "img_size"),
+        ({"classes": ["x"] * 100_001}, "classes"),
+        ({"evaluation": {**CONTENT["evaluation"], "batch_size": 10**9}}, "evaluation.batch_size"),
+        ({"model_kwargs": {"width": 10**9}}, "model_kwargs"),
+        ({"model_kwargs": {"width": 10**400}}, "model_kwargs"),
+        ({"model_kwargs": {"layers": [1] * 1000}}, "model_kwargs"),
+        ({"model_kwargs": {"layers": [[[[[1]]]]]}}, "model_kwargs"),
+        ({"model_kwargs": {"act_layer": "x" * 1000}}, "model_kwargs"),
+        ({"training": {"teacher_top1": "high"}}, "training.teacher_top1"),
+        ({"training": {"teacher_top1": 101}}, "training.teacher_top1"),
+        ({"training": {"test_top1_at": ["a list"]}}, "training.test_top1_at"),
+        ({"dataset": "a\0b"}, "dataset"),
+        ({"dataset": ""}, "dataset"),
         ({"colour": "blue"}, "colour"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import json
 import re
 import shlex
 from functools import reduce
@@ -13,10 +14,10 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from ann2snn_distill.cli.app import app
+from ann2snn_distill.cli.app import app, main
 from ann2snn_distill.cli.options import MODEL
 from ann2snn_distill.cli.resolve import Positional, resolve
-from ann2snn_distill.config import ConvertSettings, EvalSettings, InspectSettings, TeachSettings
+from ann2snn_distill.config import BatchSettings, ConvertSettings, EvalSettings, InspectSettings, TeachSettings
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ann2snn_distill"
@@ -27,6 +28,7 @@ SETTINGS: dict[str, tuple[type[BaseModel], Positional]] = {
     "teach": (TeachSettings, MODEL),
     "inspect": (InspectSettings, Positional("model", "MODEL|CKPT")),
     "eval": (EvalSettings, Positional("checkpoint", "CKPT")),
+    "batch": (BatchSettings, Positional("runs", "RUNS.toml")),
 }
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -182,3 +184,12 @@ def test_the_tables_of_the_formats_are_those_of_the_schemas() -> None:
 def test_no_page_speaks_of_this_machine() -> None:
     for page in PAGES:
         assert not re.search(r"/(tmp|home|root)/", page.read_text(encoding="utf-8")), page.name
+
+
+def test_the_example_of_a_batch_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["batch", str(ROOT / "docs" / "runs.toml"), "--dry-run", "--json"])
+    assert stop.value.code == 0
+    runs = json.loads(capsys.readouterr().out)
+    assert len(runs) == 13
+    assert {run["state"] for run in runs} == {"waiting"}

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ann2snn_distill import __version__
+from ann2snn_distill.cli.batch import batch
 from ann2snn_distill.cli.bench import bench
 from ann2snn_distill.cli.convert import convert
 from ann2snn_distill.cli.env import env
@@ -30,6 +31,7 @@ app.command("convert")(convert)
 app.command("eval")(evaluate)
 app.command("inspect")(inspect)
 app.command("teach")(teach)
+app.command("batch")(batch)
 app.command("bench")(bench)
 app.command("env")(env)
 

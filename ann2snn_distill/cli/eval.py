@@ -40,7 +40,4 @@ def _reported(settings: EvalSettings, report: Report) -> Mapping[str, float]:
     from ann2snn_distill.checkpoint import read_header
 
     header = read_header(settings.checkpoint)
-    claimed = header.training.get("test_top1_at")
-    if Path(header.dataset).name != report.dataset or not isinstance(claimed, dict):
-        return {}
-    return {t: float(top1) for t, top1 in claimed.items() if isinstance(top1, int | float)}
+    return header.training.get("test_top1_at", {}) if Path(header.dataset).name == report.dataset else {}

@@ -25,6 +25,10 @@ _PHRASES = {
 }
 
 
+_LONGEST = 100
+"""Characters of a value that a message shows."""
+
+
 def flag_of(field: str) -> str:
     """Return the flag of a field: `val_split` is `--val-split`."""
     return "--" + field.replace("_", "-")
@@ -42,8 +46,17 @@ def explain(error: ValidationError, name: Callable[[str], str] = flag_of) -> str
             sentences.append(context["error"])
         else:
             phrase = _PHRASES.get(finding["type"], "is not valid").format(**context)
-            sentences.append(f"{name(field)} {phrase}, not {finding['input']}")
+            sentences.append(f"{name(field)} {phrase}, not {shortened(finding['input'])}")
     return "; ".join(sentences)
+
+
+def shortened(value: object) -> str:
+    """Write a value of unknown origin on one line, at most 100 characters of it."""
+    try:
+        text = " ".join(str(value).split())
+    except ValueError:  # Python refuses to write integers of more than 4,300 digits
+        return f"a {type(value).__name__} that is too long to show"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _plain(value: object) -> str:

@@ -1,7 +1,7 @@
 """From flags and a TOML file to settings: flags beat the file, and the model checks both."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,11 +10,16 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ann2snn_distill.cli.keyvalues import parse_keyvalues
-from ann2snn_distill.cli.messages import explain, flag_of
+from ann2snn_distill.cli.messages import explain, flag_of, shortened
 from ann2snn_distill.cli.schema import Property, properties
 from ann2snn_distill.errors import UsageError
 
 Settings = TypeVar("Settings", bound=BaseModel)
+
+_LARGEST_TOML = 1_000_000
+"""Bytes; the longest list of settings is far below."""
+
+_LONGEST_KEY = 100
 
 
 @dataclass(frozen=True)
@@ -47,13 +52,30 @@ def resolve(
             return f"`{field}` in {config}"
         return positional.metavar if field == positional.field else flag_of(field)
 
+    return checked_settings(settings, values, name=name, positional=positional, required=required)
+
+
+def checked_settings(
+    settings: type[Settings],
+    values: dict[str, Any],
+    *,
+    name: Callable[[str], str],
+    positional: Positional,
+    required: tuple[str, ...] = (),
+) -> Settings:
+    """Validate `values`, whose keys are fields, as `settings`; `name` says where a field's value was given.
+
+    Raises:
+        UsageError: a value is missing or does not fit.
+    """
+    known = properties(settings)
     for field in (positional.field, *required):
         if field not in values:
             raise UsageError(f"{name(field)} is missing: {known[field].description}")
     for field, value in values.items():
         _refuse_misfit(value, known[field], name=name(field))
     if isinstance(values.get("model_kwargs"), str):
-        values["model_kwargs"] = parse_keyvalues(str(values["model_kwargs"]))
+        values = {**values, "model_kwargs": parse_keyvalues(str(values["model_kwargs"]))}
     try:
         return settings.model_validate(values)
     except ValidationError as error:
@@ -68,18 +90,35 @@ def _refuse_misfit(value: object, known: Property, *, name: str) -> None:
         raise UsageError(f"{name} takes a value, not {str(value).lower()}")
 
 
-def _read(path: Path, known: Mapping[str, Property]) -> dict[str, Any]:
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """Read a TOML file; `what` says what it was given as.
+
+    Raises:
+        UsageError: it cannot be read, is no regular file, is too large for settings, or is no TOML.
+    """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for
+            raise UsageError(f"{what} {path} is no regular file; write the settings to one")
+        if path.is_file() and path.stat().st_size > _LARGEST_TOML:
+            raise UsageError(f"{what} {path} has {path.stat().st_size:,} bytes, too many for settings; check the path")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"cannot read --config {path}: {error.strerror or error}; check the path") from error
+        raise UsageError(f"cannot read {what} {path}: {error.strerror or error}; check the path") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"--config {path} is not a TOML file: {error}") from error
+        raise UsageError(f"{what} {path} is not a TOML file: {shortened(error)}") from error
+
+
+def unknown_key(key: str, where: object, known: Mapping[str, Property]) -> UsageError:
+    """Return the refusal of a key, with what was probably meant."""
+    return UsageError(f"unknown key `{shortened(key)}` in {where}; {_way_on(key.replace('-', '_'), known)}")
+
+
+def _read(path: Path, known: Mapping[str, Property]) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for key, value in content.items():
+    for key, value in read_toml(path, "--config").items():
         field = key.replace("-", "_")
         if field not in known:
-            raise UsageError(f"unknown key `{key}` in {path}; {_way_on(field, known)}")
+            raise unknown_key(key, path, known)
         if field in values:
             raise UsageError(f"`{key}` stands twice in {path}, with dashes and with underscores; keep one")
         values[field] = value
@@ -87,5 +126,5 @@ def _read(path: Path, known: Mapping[str, Property]) -> dict[str, Any]:
 
 
 def _way_on(field: str, known: Mapping[str, Property]) -> str:
-    near = get_close_matches(field, known)
+    near = get_close_matches(field[:_LONGEST_KEY], known)
     return f"did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else "--help lists the flags it may name"

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ann2snn_distill.checkpoint import read_header
+from ann2snn_distill.checkpoint import read_header_and_index
 from ann2snn_distill.config import InspectSettings
 from ann2snn_distill.conversion.coverage import coverage
 from ann2snn_distill.conversion.network import Partitioned
@@ -18,7 +18,7 @@ from ann2snn_distill.pipeline.students import student_network
 from ann2snn_distill.recipes import SMALL_IMAGE
 from ann2snn_distill.reporting.inspection import Inspection, LayerFate, StageFate
 from ann2snn_distill.reporting.report import CoverageResult
-from ann2snn_distill.teacher import build_network, resolve_model_name
+from ann2snn_distill.teacher import build_network, check_rebuild, resolve_model_name
 
 
 def inspect(target: str, *, settings: InspectSettings, observe: Observer) -> Inspection:
@@ -103,7 +103,15 @@ def _stage(network: Partitioned, stage: Stage, *, branch: bool) -> StageFate:
 
 
 def _from_file(path: Path, settings: InspectSettings) -> InspectSettings:
-    header = read_header(path)
+    header, index = read_header_and_index(path)
+    check_rebuild(
+        header.student,
+        classes=len(header.classes),
+        img_size=header.img_size,
+        stem=header.stem,
+        model_kwargs=header.model_kwargs,
+        shapes=index.shapes,
+    )
     return settings.model_copy(
         update={
             "model": header.student,

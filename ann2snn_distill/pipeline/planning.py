@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ann2snn_distill.config import ConvertSettings, FitSettings
+from ann2snn_distill.config import ConvertSettings, FitSettings, NetworkSettings
 from ann2snn_distill.conversion.network import Partitioned, partitioned
 from ann2snn_distill.data.batches import train_batches
 from ann2snn_distill.data.datasets import NAMES, Dataset, load_dataset
@@ -63,17 +63,8 @@ def prepare(settings: ConvertSettings) -> Prepared:
     if settings.student is not None:
         settings = settings.model_copy(update={"student": resolve_model_name(settings.student)})
     device = choose_device(settings.device)
-    dataset = load_dataset(
-        str(settings.dataset),
-        data_dir=settings.data_dir,
-        img_size=settings.img_size,
-        val_split=settings.val_split,
-        limit=settings.limit,
-        seed=settings.seed,
-        download=settings.download,
-        skip_bad_images=settings.skip_bad_images,
-    )
-    resolved = _resolved(settings, dataset, device).model_copy(update={"dataset": _lasting_name(str(settings.dataset))})
+    dataset = dataset_of(settings)
+    resolved = settled(settings, dataset, device)
     check_same_run(folder, resolved)
     check_fit(resolved, dataset)
     loaded = load_teacher(resolved, dataset)
@@ -84,6 +75,28 @@ def prepare(settings: ConvertSettings) -> Prepared:
     positions = choose_positions(student.stages, teacher.stages, wanted, same_network=same)
     _refuse_twice([position.name for position in positions])
     return Prepared(resolved, dataset, device, folder, loaded, positions, inspected)
+
+
+def dataset_of(settings: NetworkSettings) -> Dataset:
+    """Load the data that settings name."""
+    return load_dataset(
+        str(settings.dataset),
+        data_dir=settings.data_dir,
+        img_size=settings.img_size,
+        val_split=settings.val_split,
+        limit=settings.limit,
+        seed=settings.seed,
+        download=settings.download,
+        skip_bad_images=settings.skip_bad_images,
+    )
+
+
+def settled(settings: ConvertSettings, dataset: Dataset, device: torch.device) -> ConvertSettings:
+    """Return `settings` with every default filled in that data and device decide."""
+    recipe = recipe_for(img_size=dataset.img_size, images=len(dataset.train))
+    fit = resolved_fit(settings, recipe, img_size=dataset.img_size, cuda=device.type == "cuda")
+    measures = {"img_size": dataset.img_size, "dataset": _lasting_name(str(settings.dataset))}
+    return settings.model_copy(update={**fit, **resolved_neuron(settings), **measures})
 
 
 def _lasting_name(dataset: str) -> str:
@@ -149,12 +162,6 @@ def check_fit(settings: FitSettings, dataset: Dataset) -> None:
 
 def _images_a_step(settings: FitSettings) -> int:
     return (settings.batch_size or 1) * settings.grad_accum_steps
-
-
-def _resolved(settings: ConvertSettings, dataset: Dataset, device: torch.device) -> ConvertSettings:
-    recipe = recipe_for(img_size=dataset.img_size, images=len(dataset.train))
-    fit = resolved_fit(settings, recipe, img_size=dataset.img_size, cuda=device.type == "cuda")
-    return settings.model_copy(update={**fit, **resolved_neuron(settings), "img_size": dataset.img_size})
 
 
 def _student(settings: ConvertSettings, loaded: LoadedNetwork) -> tuple[Partitioned, Inspection]:

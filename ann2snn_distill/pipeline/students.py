@@ -14,7 +14,7 @@ from ann2snn_distill.conversion.sites import Sites
 from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.neurons.equations import NeuronModel
-from ann2snn_distill.teacher import LoadedNetwork, build_network
+from ann2snn_distill.teacher import LoadedNetwork, build_network, rebuilt_network
 
 _MINIMUM_THRESHOLD = 1e-3
 
@@ -73,7 +73,7 @@ def student_from_header(header: SnnHeader, tensors: Mapping[str, Tensor]) -> Spi
     Raises:
         BadInputError: its network cannot be built here, or the tensors are not the model's.
     """
-    network = _network_of(header)
+    network = _network_of(header, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     neuron = header.neuron
     model = NeuronModel(neuron.decay, neuron.v_init, neuron.reset, neuron.surrogate_width)
     student = SpikingNetwork(network, model, thresholds=header.thresholds)
@@ -81,14 +81,15 @@ def student_from_header(header: SnnHeader, tensors: Mapping[str, Tensor]) -> Spi
     return student.eval()
 
 
-def _network_of(header: SnnHeader) -> Partitioned:
+def _network_of(header: SnnHeader, shapes: Mapping[str, tuple[int, ...]]) -> Partitioned:
     try:
-        module = build_network(
+        module = rebuilt_network(
             header.student,
             classes=len(header.classes),
             img_size=header.img_size,
             stem=header.stem,
             model_kwargs=header.model_kwargs,
+            shapes=shapes,
         )
         return student_network(module, img_size=header.img_size, maxpool=header.maxpool, coverage=header.coverage)
     except UsageError as error:  # the user did not choose these values: the file did
@@ -145,11 +146,14 @@ class _Deviations(fx.Interpreter):
 
 def _load(body: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     own = body.state_dict()
-    wrong = [name for name in own if name not in tensors or tensors[name].shape != own[name].shape]
-    wrong += [name for name in tensors if name not in own]
+    wrong = [name for name in own if tensors[name].dtype != own[name].dtype]
     if wrong:
+        first = wrong[0]
         raise BadInputError(
-            f"{len(wrong)} tensors of the file are not the model's (first: {wrong[0]}); it is damaged, or was "
-            "written with another version of timm: convert again"
+            f"{len(wrong)} tensors of the file are of another type (first: {first} is {tensors[first].dtype}, not "
+            f"{own[first].dtype}); convert again"
         )
+    unusable = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if unusable:
+        raise BadInputError(f"the file holds weights that are not finite (first: {unusable[0]}); convert again")
     body.load_state_dict(dict(tensors))

@@ -10,6 +10,7 @@ from ann2snn_distill.pipeline.students import neuron_header
 from ann2snn_distill.pipeline.teachers import Taught
 from ann2snn_distill.reporting.report import BranchResult, Report, StudentResult, TeacherResult, TrainingResult
 from ann2snn_distill.reporting.versions import versions
+from ann2snn_distill.teacher import local_form
 from ann2snn_distill.training.fit import FitResult
 
 
@@ -19,9 +20,10 @@ def student_header(
     """Return the header of a trained student's file."""
     settings, network = run.settings, taught.network
     name = run.student_name
+    architecture, arguments = local_form(name, network.model_kwargs if name == network.name else {})
     return SnnHeader(
         model=network.name,
-        student=name,
+        student=architecture,
         dataset=str(settings.dataset),
         classes=run.dataset.classes,
         img_size=run.dataset.img_size,
@@ -33,7 +35,7 @@ def student_header(
         coverage=settings.coverage,
         maxpool=settings.maxpool,
         stem=network.stem,
-        model_kwargs=network.model_kwargs if name == network.name else {},
+        model_kwargs=arguments,
         thresholds=student.thresholds,
         evaluation=numerics(run.device, img_size=run.dataset.img_size),
         versions=versions(),

@@ -6,7 +6,6 @@ from typing import Any
 from safetensors.torch import save
 
 from ann2snn_distill.config import TeachSettings
-from ann2snn_distill.data.datasets import load_dataset
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.evaluation.accuracy import top1
 from ann2snn_distill.events import Caution, Observer
@@ -14,7 +13,7 @@ from ann2snn_distill.files import write_atomically
 from ann2snn_distill.pipeline.guards import deterministic, interruptible
 from ann2snn_distill.pipeline.machine import choose_device
 from ann2snn_distill.pipeline.measuring import evaluation_batches, numerics
-from ann2snn_distill.pipeline.planning import check_fit
+from ann2snn_distill.pipeline.planning import check_fit, dataset_of
 from ann2snn_distill.pipeline.teachers import load_teacher, ready_teacher
 from ann2snn_distill.recipes import recipe_for, resolved_fit
 
@@ -36,16 +35,7 @@ def _teach(settings: TeachSettings, observe: Observer) -> dict[str, Any]:
     _refuse_fixed(settings)
     device = choose_device(settings.device)
     target = _target(settings)
-    data = load_dataset(
-        str(settings.dataset),
-        data_dir=settings.data_dir,
-        img_size=settings.img_size,
-        val_split=settings.val_split,
-        limit=settings.limit,
-        seed=settings.seed,
-        download=settings.download,
-        skip_bad_images=settings.skip_bad_images,
-    )
+    data = dataset_of(settings)
     for text in data.warnings:
         observe(Caution(text))
     recipe = recipe_for(img_size=data.img_size, images=len(data.train))

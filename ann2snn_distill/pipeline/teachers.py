@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ann2snn_distill.distillation.objectives import AnnObjective
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.events import Caution, Note, Observer
 from ann2snn_distill.files import remove_leftovers, write_atomically
+from ann2snn_distill.locks import locked
 from ann2snn_distill.recipes import TUNING_LR, recipe_for, resolved_fit
 from ann2snn_distill.teacher import LoadedNetwork, load_network
 from ann2snn_distill.training.fit import Execution, Interval, Plan, Schedule, fit
@@ -26,6 +28,8 @@ from ann2snn_distill.training.state import train_state
 _KEY = "snn_distill_teacher"
 _RECIPE_VERSION = 1
 """Raised when the training of teachers changes, so that cached ones are trained again."""
+
+_WAITING = "teacher: another run trains it; waiting for that"
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,20 @@ def ready_teacher(
         _resume_folder(path).remove()  # a training may be killed after its last file
         observe(Note(f"teacher: taken from {path} ({epochs} epochs on {dataset.name})"))
         return cached
-    return _train(loaded, fit_settings, dataset, epochs, tuned, path, device, observe, settings)
+    with locked(path.with_suffix(".lock"), waiting=_said_once(observe, _WAITING)):
+        cached = _cached(path, loaded, observe)  # another run may have trained it meanwhile
+        return cached or _train(loaded, fit_settings, dataset, epochs, tuned, path, device, observe, settings)
+
+
+def _said_once(observe: Observer, text: str) -> Callable[[float], None]:
+    said: list[str] = []
+
+    def say(seconds: float) -> None:
+        if not said:
+            said.append(text)
+            observe(Note(text))
+
+    return say
 
 
 def load_teacher(settings: NetworkSettings, dataset: Dataset) -> LoadedNetwork:

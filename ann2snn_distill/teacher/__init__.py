@@ -3,7 +3,8 @@
 from ann2snn_distill.teacher.load import LoadedNetwork, load_network
 from ann2snn_distill.teacher.matching import WeightMatch
 from ann2snn_distill.teacher.names import resolve_model_name
-from ann2snn_distill.teacher.networks import build_network
+from ann2snn_distill.teacher.networks import build_network, local_form
+from ann2snn_distill.teacher.rebuild import check_rebuild, rebuilt_network
 from ann2snn_distill.teacher.stem import StemChange, small_stem
 
 __all__ = [
@@ -11,7 +12,10 @@ __all__ = [
     "StemChange",
     "WeightMatch",
     "build_network",
+    "check_rebuild",
     "load_network",
+    "local_form",
+    "rebuilt_network",
     "resolve_model_name",
     "small_stem",
 ]

@@ -56,7 +56,19 @@ def read_tensors(path: Path) -> TensorFile:
         tensors, unwrapped = _unwrap(_read_pickle(path))
     if not tensors:
         raise BadInputError(f"{path} holds no tensors by name; give a file that holds a network's state_dict")
+    for name, tensor in tensors.items():
+        _check_tensor(path, name, tensor)
     return TensorFile(path, tensors, unwrapped)
+
+
+def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
+    """Refuse what only looks like weights: tensors without memory, or larger than the file by repeating it."""
+    short = name[:100]
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    if not plain:
+        raise BadInputError(f"{path} holds {short}, which is no plain tensor; save the state_dict of a float model")
+    if tensor.numel() * tensor.element_size() > path.stat().st_size:
+        raise BadInputError(f"{path} claims that {short} is larger than the file; it is damaged: copy it again")
 
 
 def _check_file(path: Path) -> None:
@@ -64,6 +76,8 @@ def _check_file(path: Path) -> None:
         raise BadInputError(f"{path} is a folder; give the checkpoint file in it ({', '.join(SUFFIXES)})")
     if not path.exists():
         raise BadInputError(f"{path} does not exist; {_near_files(path)}")
+    if not path.is_file():
+        raise BadInputError(f"{path} is no regular file; copy the checkpoint to one")
     if path.suffix.lower() not in SUFFIXES:
         raise BadInputError(f"{path} is not a checkpoint that can be read; files ending in {', '.join(SUFFIXES)} are")
     if not path.stat().st_size:
@@ -95,8 +109,6 @@ def _read_pickle(path: Path) -> Any:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")  # pickle protocols; timm's own checkpoints hold a Namespace
             return torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
     except Exception as error:  # bytes that are no pickle make the unpickler raise almost anything
         code = _code(path, str(error))
         if code:

@@ -118,6 +118,18 @@ def fit_to_images(
     return changes
 
 
+def local_form(name: str, model_kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the name and keyword arguments that build the same network without the hub: what a file may name.
+
+    Raises:
+        BadInputError: a hub repository's configuration cannot be had.
+    """
+    if not is_hub_name(name):
+        return name, dict(model_kwargs)
+    _, architecture, arguments = _hub_config(name)
+    return architecture, {**arguments, **model_kwargs}
+
+
 def classifier_names(network: nn.Module) -> tuple[str, ...]:
     """Paths of the modules whose outputs are logits, as timm names them."""
     config = getattr(network, "pretrained_cfg", None) or {}
@@ -143,14 +155,19 @@ def _wants_img_size(name: str) -> bool:
     """Whether the architecture is built for one image size, which timm then takes as a keyword."""
     if not is_hub_name(name):
         return bool(getattr(get_pretrained_cfg(name), "fixed_input_size", False))
+    return bool(_hub_config(name)[0].get("fixed_input_size", False))
+
+
+def _hub_config(name: str) -> tuple[Mapping[str, Any], str, Mapping[str, Any]]:
+    """Return the configuration of a hub repository, its architecture, and the keyword arguments it is built with."""
     try:
-        config, _, _ = load_model_config_from_hf(name.removeprefix("hf-hub:"))
+        config, architecture, arguments = load_model_config_from_hf(name.removeprefix("hf-hub:"))
     except Exception as error:  # offline, missing, gated, not timm's: many libraries' exceptions
         raise BadInputError(
             f"{name} cannot be had ({first_line(error)}); check the name and the connection, "
             "or give a timm name with --checkpoint FILE"
         ) from error
-    return bool(config.get("fixed_input_size", False))
+    return config, architecture, arguments or {}
 
 
 def _plain(name: str, *, classes: int, keywords: Mapping[str, Any], seed: int, img_size: int) -> nn.Module:

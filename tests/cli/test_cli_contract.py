@@ -28,6 +28,7 @@ FLAGS = {
     "eval": "--dataset --data-dir --timesteps --device --batch-size --workers --skip-bad-images --json",
     "inspect": "--img-size --model-kwargs --stem --classes --timesteps --coverage --maxpool --strict --json",
     "teach": NETWORK + FIT + "--output --overwrite --config --json",
+    "batch": "--output --jobs --devices --retry-failed --dry-run --json",
     "bench": "--timesteps --batch-size --method --steps --img-size --classes --model-kwargs --stem --neuron --branches "
     "--device --amp --no-amp --torchcompile --no-torchcompile --json",
     "env": "--json",
@@ -39,7 +40,7 @@ def commands():
 
 
 def test_the_commands_are_frozen():
-    assert list(commands()) == ["convert", "eval", "inspect", "teach", "bench", "env"]
+    assert list(commands()) == ["convert", "eval", "inspect", "teach", "batch", "bench", "env"]
 
 
 @pytest.mark.parametrize("name", FLAGS)

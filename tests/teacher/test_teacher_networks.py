@@ -5,7 +5,7 @@ import timm
 import torch
 
 from ann2snn_distill.errors import BadInputError, UsageError
-from ann2snn_distill.teacher import build_network, load_network
+from ann2snn_distill.teacher import build_network, load_network, networks
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -144,3 +144,13 @@ def test_timms_weights_bring_their_normalisation_and_report_the_classifier(monke
 def test_a_network_without_a_classifier_is_a_usage_error():
     with pytest.raises(UsageError, match=r"test_vit gives \(1, 64\) instead of 0 logits for one image"):
         build("test_vit", classes=0)
+
+
+def test_a_hub_network_has_a_name_and_arguments_that_need_no_hub(monkeypatch):
+    answer = ({"input_size": (3, 32, 32)}, "test_resnet", {"stem_width": 8})
+    monkeypatch.setattr(networks, "load_model_config_from_hf", lambda repository: answer)
+    assert networks.local_form("hf-hub:org/net", {"drop_rate": 0.1}) == (
+        "test_resnet",
+        {"stem_width": 8, "drop_rate": 0.1},
+    )
+    assert networks.local_form("resnet18", {"drop_rate": 0.1}) == ("resnet18", {"drop_rate": 0.1})
