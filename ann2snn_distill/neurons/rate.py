@@ -38,7 +38,8 @@ class NormTrainRate(torch.autograd.Function):
         """Return weight * xhat + bias at the recorded input, in the input's dtype."""
         ctx.save_for_backward(weight, input_B, mean_C, inverse_deviation_C)
         ctx.dtype, ctx.biased = x.dtype, bias is not None
-        return affine(_recorded_xhat(input_B, mean_C, inverse_deviation_C), weight, bias).to(x.dtype)
+        value = affine(_recorded_xhat(input_B, mean_C, inverse_deviation_C), weight, bias).to(x.dtype)
+        return value.detach()  # or torch 2.11's compiler differentiates `affine`, and every gradient to x is 0
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None, None]:
