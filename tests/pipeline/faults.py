@@ -122,7 +122,7 @@ def wait_for(condition: Callable[[], object], process) -> None:
 def check_files(place: Place) -> None:
     """See that every file under its own name is whole."""
     for path in [*place.output.rglob("*"), *place.cache.rglob("*")]:
-        if path.name.startswith(".") or path.is_dir():
+        if path.name.startswith(".") or path.suffix == ".lock" or path.is_dir():
             continue
         if path.name == "student.safetensors":
             load_checkpoint(path)

@@ -222,13 +222,13 @@ def test_tensors_that_do_not_match_the_header_are_refused(command, trained, tmp_
     path = tmp_path / "student.safetensors"
     changes = {
         "1 tensors of the file have another shape": {"fc.weight": torch.zeros(3, 3)},
-        "1 tensors": {"stray": torch.zeros(1)},
+        "1 too many": {"stray": torch.zeros(1)},
     }
     for text, change in changes.items():
         save_checkpoint(path, {**tensors, **change}, header)
         refused(command("eval", path, "--device", "cpu"), 1, text, *change)
     save_checkpoint(path, {name: tensors[name] for name in list(tensors)[1:]}, header)
-    refused(command("eval", path, "--device", "cpu"), 1, "1 tensors")
+    refused(command("eval", path, "--device", "cpu"), 1, "1 missing")
 
 
 def test_changed_weights_are_measured_as_they_are_and_the_difference_is_told(command, trained, tmp_path):
