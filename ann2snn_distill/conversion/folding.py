@@ -42,4 +42,7 @@ def _fold(sites: Sites, node: fx.Node, calls: Counter[object]) -> None:
     if type(convolution) is not nn.Conv2d or not isinstance(norm, nn.BatchNorm2d):
         return
     body.set_submodule(str(source.target), fuse_conv_bn_eval(convolution, norm))
-    body.set_submodule(str(node.target), nn.Identity())
+    identity = nn.Identity()
+    for name, child in norm.named_children():  # timm's norms own the dropout and the activation behind them
+        identity.add_module(name, child)
+    body.set_submodule(str(node.target), identity)
