@@ -30,6 +30,7 @@ _KNOWN_KEYS = {METADATA_KEY, CHECKSUM_KEY, "format"}
 """`format` is what other writers of safetensors add."""
 
 _LARGEST_NUMBER, _MOST_VALUES, _DEEPEST = 65_536, 256, 4
+_LONGEST_KEY = 100
 """Bounds of what `model_kwargs` may hold: no network of timm is near them."""
 
 
@@ -42,6 +43,8 @@ def _plain_arguments(values: dict[str, Any]) -> dict[str, Any]:
         seen += 1
         if seen > _MOST_VALUES or depth > _DEEPEST:
             raise ValueError("too many values, or nested too deeply")
+        if isinstance(value, dict) and not all(len(key) <= _LONGEST_KEY for key in value):
+            raise ValueError("a key that is too long")
         if isinstance(value, dict | list):
             todo += [(inner, depth + 1) for inner in (value.values() if isinstance(value, dict) else value)]
         elif isinstance(value, int | float) and abs(value) > _LARGEST_NUMBER:
