@@ -122,8 +122,8 @@ class SnnHeader(_Part):
     timesteps: Annotated[int, Field(ge=1, le=1024)]
     neuron: NeuronHeader
     cuts: tuple[_Shown, ...] = Field(description="names of the cuts between stages")
-    coverage: str = Field(description="where neurons stand: activations")
-    maxpool: str = Field(description="what became of max pooling: keep or avg")
+    coverage: _Name = Field(description="where neurons stand: activations")
+    maxpool: _Name = Field(description="what became of max pooling: keep or avg")
     stem: Literal["keep", "small"] = Field(description="small: no stride before the first stage")
     model_kwargs: Annotated[dict[str, Any], AfterValidator(_plain_arguments)] = Field(
         description="keyword arguments for timm"

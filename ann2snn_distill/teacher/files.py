@@ -121,7 +121,7 @@ def _read_pickle(path: Path) -> Any:
 
 def _code(path: Path, refusal: str) -> str | None:
     """What the restricted unpickler met that would have to be run, by its message; None if nothing."""
-    name = re.search(r"GLOBAL ([\w.]+)", refusal)
+    name = re.search(r"GLOBAL ([\w.]{1,100})", refusal)
     if name:
         return name[1]
     if "TorchScript" in refusal:
