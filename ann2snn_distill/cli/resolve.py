@@ -120,7 +120,7 @@ def _read(path: Path, known: Mapping[str, Property]) -> dict[str, Any]:
         if field not in known:
             raise unknown_key(key, path, known)
         if field in values:
-            raise UsageError(f"`{key}` stands twice in {path}, with dashes and with underscores; keep one")
+            raise UsageError(f"`{shortened(key)}` stands twice in {path}, with dashes and with underscores; keep one")
         values[field] = value
     return values
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ann2snn_distill.cli.messages import shortened
 from ann2snn_distill.cli.resolve import Positional, checked_settings, read_toml, unknown_key
 from ann2snn_distill.cli.schema import properties
 from ann2snn_distill.config import ConvertSettings
@@ -50,7 +51,7 @@ def read_runs(path: Path) -> list["NamedRun"]:
     content = read_toml(path, "RUNS.toml")
     for key in content:
         if key not in _PARTS:
-            raise UsageError(f"unknown part `{key}` in {path}; it takes [defaults], [[run]] and [[grid]]")
+            raise UsageError(f"unknown part `{shortened(key)}` in {path}; it takes [defaults], [[run]] and [[grid]]")
     defaults = _part(content.get("defaults", {}), f"[defaults] of {path}", lists=False)
     if "name" in defaults:
         raise UsageError(f"`name` in [defaults] of {path} would name every run alike; name each [[run]]")
@@ -113,7 +114,7 @@ def _part(part: object, where: str, *, lists: bool) -> dict[str, Any]:
     for key, value in part.items():
         field = key.replace("-", "_")
         if field in values:
-            raise UsageError(f"`{key}` stands twice in {where}, with dashes and with underscores; keep one")
+            raise UsageError(f"`{shortened(key)}` stands twice in {where}, with dashes and with underscores; keep one")
         if field in _SET_BY_BATCH:
             raise UsageError(f"`{key}` in {where} cannot be set: {_SET_BY_BATCH[field]}")
         if field != "name" and field not in known:
