@@ -10,6 +10,9 @@ from ann2snn_distill.conversion.rules import Kind
 from ann2snn_distill.conversion.sites import Sites
 from ann2snn_distill.neurons.temporal import repeat_over_time
 
+NEURONS = "neurons"
+"""Name of the body's child that holds one module a neuron, with its threshold."""
+
 
 class _Graph:
     """A graph that grows from the nodes of another; sizes and constants are copied where they are asked for."""
@@ -46,6 +49,10 @@ class TimeGraph(_Graph):
         self._static = {source} if static_input else set()
         self._repeated: dict[fx.Node, fx.Node] = {}
         self.timesteps = self.graph.placeholder("timesteps")
+
+    def threshold(self, neuron: fx.Node) -> fx.Node:
+        """Add a read of a neuron's threshold."""
+        return self.attribute(f"{NEURONS}.{neuron.name}.threshold")
 
     def is_static(self, node: fx.Node) -> bool:
         """Return whether `node` is constant in time."""

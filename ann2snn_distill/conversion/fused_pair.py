@@ -46,7 +46,7 @@ class FusedPair:
             Term(time.data(term.source), None if mapped is None else time.item(mapped, 0), time.is_static(term.source))  # type: ignore[arg-type]
             for term, mapped in zip(drive.terms, maps, strict=True)
         )
-        threshold = time.attribute(f"neurons.{node.name}.threshold")
+        threshold = time.threshold(node)
         result = time.call(observe_terms, (terms, threshold, time.timesteps), {"model": self.plain.neuron})
         time.define(node, time.item(result, 0), static=False)
         inputs, norms = time.item(result, 2), {}

@@ -40,9 +40,6 @@ from ann2snn_distill.neurons.temporal import (
     unroll_neuron,
 )
 
-NEURONS = "neurons"
-"""Name of the body's child that holds one module a neuron, with its threshold."""
-
 _POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, BlurPool2d)
 _POOL_FUNCTIONS = (F.avg_pool2d, F.adaptive_avg_pool2d)
 _SCALINGS = (
@@ -131,7 +128,7 @@ def unrolled(
         source = sites.data_inputs(node)[0]
         if role is Role.NEURON:
             options = {"static": time.is_static(source), "model": neuron}
-            threshold = time.attribute(f"{NEURONS}.{node.name}.threshold")
+            threshold = time.threshold(node)
             result = time.call(unroll_neuron, (time.data(source), threshold, time.timesteps), options)
             time.define(node, result, static=False)
         elif role is Role.NORM:
@@ -183,7 +180,7 @@ class Pair:
     def _neuron(self, node: fx.Node) -> None:
         (source,) = self.time.sites.data_inputs(node)
         time, rate = self.time, self.rate
-        threshold = time.attribute(f"{NEURONS}.{node.name}.threshold")
+        threshold = time.threshold(node)
         options = {"static": time.is_static(source), "model": self.neuron}
         result = time.call(observe_neuron, (time.data(source), threshold, time.timesteps), options)
         time.define(node, time.item(result, 0), static=False)

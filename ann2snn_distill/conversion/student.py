@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from ann2snn_distill.conversion.emit import NEURONS
 from ann2snn_distill.conversion.network import Partitioned
 from ann2snn_distill.conversion.partition import Stage
 from ann2snn_distill.conversion.programs import (
-    NEURONS,
     ObservedPair,
     Records,
     Unrolled,
@@ -83,7 +84,6 @@ class SpikingNetwork(nn.Module):
         stages: the stages, the last one named "head".
         in_training: programs whose norms use, and move, the batch's statistics.
         in_inference: programs whose norms use the running statistics.
-        in_training_fused: as `in_training`, with norms and sums inside their neuron's operation.
     """
 
     def __init__(
@@ -107,7 +107,11 @@ class SpikingNetwork(nn.Module):
         self.stages = network.stages
         self.in_training = self._programs(training=True)
         self.in_inference = self._programs(training=False)
-        self.in_training_fused = self._programs(training=True, fused=True)
+
+    @cached_property
+    def in_training_fused(self) -> Programs:
+        """As `in_training`, with norms and sums inside their neuron's operation; written when first asked for."""
+        return self._programs(training=True, fused=True)
 
     @property
     def thresholds(self) -> dict[str, float]:

@@ -88,8 +88,8 @@ def _read(name: str, *, data_dir: Path | None, img_size: int | None, download: b
     if os.sep in name or "/" in name or folder.is_dir():
         return read_folder(folder, img_size, skip_bad=skip_bad)
     near = difflib.get_close_matches(name.lower(), NAMES)
-    guess = f"; did you mean {' or '.join(near)}?" if near else ";"
-    raise UsageError(f'unknown data set "{name}"{guess}; known are {", ".join(NAMES)}, or give the path of a folder')
+    guess = f"; did you mean {' or '.join(near)}? Known" if near else "; known"
+    raise UsageError(f'unknown data set "{name}"{guess} are {", ".join(NAMES)}, or give the path of a folder')
 
 
 def _measured(train: Split) -> tuple[Triple, Triple]:

@@ -166,10 +166,9 @@ def _(
     threshold: Tensor,
     timesteps: int,
     static: list[bool],
-    parameters: list[float],
-    reset: str,
+    *model: object,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    del threshold, parameters, reset
+    del threshold, model
     return _outputs(x, x_affine_3C, y, y_affine_3C, timesteps, static)
 
 

@@ -19,18 +19,17 @@ from ann2snn_distill.distillation.cost import step_flop, work
 from ann2snn_distill.distillation.objectives import AnnObjective, Objective
 from ann2snn_distill.events import Note, Observer, PhaseDone, PhaseStarted, StepsDone
 from ann2snn_distill.pipeline.guards import interruptible
-from ann2snn_distill.pipeline.inspecting import native_size
+from ann2snn_distill.pipeline.inspecting import network_form
 from ann2snn_distill.pipeline.machine import choose_device, device_name
 from ann2snn_distill.pipeline.memory import estimated_mib
 from ann2snn_distill.pipeline.objectives import objective_of
 from ann2snn_distill.pipeline.students import neuron_model
-from ann2snn_distill.recipes import SMALL_IMAGE, resolved_neuron
+from ann2snn_distill.recipes import resolved_neuron
 from ann2snn_distill.reporting.benchmark import Benchmark, BenchMethod, StepTime
 from ann2snn_distill.reporting.versions import versions
 from ann2snn_distill.teacher import build_network, resolve_model_name
-from ann2snn_distill.training.fit import Execution
 from ann2snn_distill.training.state import TrainState, train_state
-from ann2snn_distill.training.step import LossTotals, captured_step, plain_step
+from ann2snn_distill.training.step import Execution, LossTotals, ready_step
 from ann2snn_distill.training.timing import Timing, time_step
 
 _LEARNING_RATE = 1e-3
@@ -79,13 +78,13 @@ def bench(settings: BenchSettings, observe: Observer) -> Benchmark:
 
 def _resolved(settings: BenchSettings) -> BenchSettings:
     name = resolve_model_name(settings.model)
-    size = settings.img_size or native_size(name, settings.model_kwargs)
+    size, stem = network_form(name, settings.img_size, settings.stem, settings.model_kwargs)
     cuda = choose_device(settings.device).type == "cuda"
     return settings.model_copy(
         update={
             "model": name,
             "img_size": size,
-            "stem": settings.stem if settings.stem != "auto" else ("small" if size <= SMALL_IMAGE else "keep"),
+            "stem": stem,
             "amp": cuda if settings.amp is None else settings.amp,
             "torchcompile": cuda if settings.torchcompile is None else settings.torchcompile,
         }
@@ -150,23 +149,17 @@ class _Bench:
         )  # fmt: skip
 
     def _timed(self, state: TrainState) -> tuple[Timing, float]:
-        execution, device = self._execution, self._execution.device
-        totals = LossTotals(device)
+        execution, totals = self._execution, LossTotals(self._execution.device)
         objective = self._objective()
-        if execution.compiled:
-            objective = torch.compile(objective, dynamic=False)
-        step = plain_step(objective, state, totals, amp=execution.amp, device=device)
         x, target_BK = self._batch()
-        if execution.compiled and device.type == "cuda":
-            step = captured_step(step, state, totals, x=x, target_BK=target_BK)
-        else:
-            step(x, target_BK)
+        step = ready_step(objective, state, totals, execution, x=x, target_BK=target_BK)
+        step(x, target_BK)
         setup = time.perf_counter() - self._started
         return time_step(step, x, target_BK, steps=self._settings.steps), setup
 
     def _objective(self) -> Objective:
         if self._case.method == "ann":
-            return AnnObjective(self._branches.teacher.train().requires_grad_(True))
+            return AnnObjective(self._branches.teacher)
         values = {"model": self._settings.model, "dataset": "bench", "method": self._case.method}
         settings = ConvertSettings.model_validate(values | {"timesteps": self._case.timesteps})
         return objective_of(settings, self._student, self._branches, self._execution)

@@ -32,7 +32,8 @@ from ann2snn_distill.pipeline.outputs import (
 from ann2snn_distill.pipeline.planning import Prepared, prepare
 from ann2snn_distill.pipeline.students import new_student, student_from_header
 from ann2snn_distill.pipeline.summary import run_report, student_header
-from ann2snn_distill.pipeline.teachers import Taught, augmentation_of, execution_of, interval_of, ready_teacher
+from ann2snn_distill.pipeline.teacher_cache import Taught
+from ann2snn_distill.pipeline.teachers import augmentation_of, execution_of, interval_of, ready_teacher
 from ann2snn_distill.reporting.markdown import to_markdown
 from ann2snn_distill.reporting.report import Report, dumps
 from ann2snn_distill.training.fit import FitResult, Plan, Schedule, fit

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -35,8 +35,7 @@ def inspect(target: str, *, settings: InspectSettings, observe: Observer) -> Ins
 
 def _inspected(settings: InspectSettings) -> Inspection:
     name = resolve_model_name(settings.model)
-    size = settings.img_size or native_size(name, settings.model_kwargs)
-    stem = settings.stem if settings.stem != "auto" else ("small" if size <= SMALL_IMAGE else "keep")
+    size, stem = network_form(name, settings.img_size, settings.stem, settings.model_kwargs)
     module = build_network(name, classes=settings.classes, img_size=size, stem=stem, model_kwargs=settings.model_kwargs)
     network = student_network(module, img_size=size, maxpool=settings.maxpool, coverage=settings.coverage)
     return inspection(network, module, name=name, img_size=size, classes=settings.classes)
@@ -125,10 +124,14 @@ def _from_file(path: Path, settings: InspectSettings) -> InspectSettings:
     )
 
 
-def native_size(name: str, model_kwargs: Mapping[str, Any]) -> int:
-    """Return the image side that a timm model is made for, pixels."""
+def network_form(
+    name: str, img_size: int | None, stem: Literal["auto", "keep", "small"], model_kwargs: Mapping[str, Any]
+) -> tuple[int, Literal["keep", "small"]]:
+    """Return image side (pixels) and stem where there is no data set to give them: the timm model's own side."""
     import timm
 
-    configuration = timm.get_pretrained_cfg(name.removeprefix("timm/"))
-    size = getattr(configuration, "input_size", None) or (3, 224, 224)
-    return int(model_kwargs.get("img_size", size[-1]))
+    if img_size is None:
+        configuration = timm.get_pretrained_cfg(name.removeprefix("timm/"))
+        native = getattr(configuration, "input_size", None) or (3, 224, 224)
+        img_size = int(model_kwargs.get("img_size", native[-1]))
+    return img_size, stem if stem != "auto" else ("small" if img_size <= SMALL_IMAGE else "keep")

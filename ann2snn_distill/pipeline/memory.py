@@ -1,17 +1,12 @@
-"""How much memory a training will take, before it does; and the batch size that would fit."""
+"""How much memory a training step will take, before it does."""
 
-import os
 from collections.abc import Sequence
-
-import torch
 
 from ann2snn_distill.conversion.network import Partitioned
 from ann2snn_distill.distillation.cost import sizes, step_bytes
 from ann2snn_distill.training.state import TrainState
 
 _MIB = 2**20
-_USABLE = 0.9
-"""Share of the free memory that a training may plan with: the allocator's rounding and the libraries take theirs."""
 
 
 def estimated_mib(
@@ -46,11 +41,3 @@ def estimated_mib(
     guide = sum(p.numel() for p in teacher.body.parameters())
     weights = held + trained * (4 + (width if amp else 0)) + guide * (4 + (width if amp else 0))
     return (activations + weights) / _MIB
-
-
-def free_mib(device: torch.device) -> float:
-    """Return the memory that a device, or the host for a CPU, could still give, MiB."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)) / _MIB
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _MIB

@@ -7,7 +7,7 @@ from ann2snn_distill.pipeline.machine import device_name
 from ann2snn_distill.pipeline.measuring import Measured, numerics
 from ann2snn_distill.pipeline.planning import Prepared
 from ann2snn_distill.pipeline.students import neuron_header
-from ann2snn_distill.pipeline.teachers import Taught
+from ann2snn_distill.pipeline.teacher_cache import Taught
 from ann2snn_distill.reporting.report import BranchResult, Report, StudentResult, TeacherResult, TrainingResult
 from ann2snn_distill.reporting.versions import versions
 from ann2snn_distill.teacher import local_form

@@ -1,45 +1,24 @@
 """The teacher of a run: loaded, and trained or fine-tuned first if it does not know the data, once for all runs."""
 
-import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from ann2snn_distill.config import FitSettings, NetworkSettings
 from ann2snn_distill.data.batches import Augmentation, train_batches
-from ann2snn_distill.data.datasets import Dataset, cache_dir
+from ann2snn_distill.data.datasets import Dataset
 from ann2snn_distill.distillation.objectives import AnnObjective
-from ann2snn_distill.errors import BadInputError
-from ann2snn_distill.events import Caution, Note, Observer
-from ann2snn_distill.files import remove_leftovers, write_atomically
+from ann2snn_distill.events import Note, Observer
 from ann2snn_distill.locks import locked
+from ann2snn_distill.pipeline.teacher_cache import Taught, cached_path, read_cached, resume_folder, write_cached
 from ann2snn_distill.recipes import TUNING_LR, recipe_for, resolved_fit
 from ann2snn_distill.teacher import LoadedNetwork, load_network
 from ann2snn_distill.training.fit import Execution, Interval, Plan, Schedule, fit
-from ann2snn_distill.training.resume import ResumeFolder
 from ann2snn_distill.training.state import train_state
 
-_KEY = "snn_distill_teacher"
-_RECIPE_VERSION = 1
-"""Raised when the training of teachers changes, so that cached ones are trained again."""
-
 _WAITING = "teacher: another run trains it; waiting for that"
-
-
-@dataclass(frozen=True)
-class Taught:
-    """A teacher that knows the data set; `path` is its file if it was trained here."""
-
-    network: LoadedNetwork
-    path: Path | None
-    epochs: int
-    seconds: float
 
 
 def ready_teacher(
@@ -66,16 +45,18 @@ def ready_teacher(
         return Taught(loaded, None, 0, 0.0)
     epochs = teacher_epochs(settings, fit_settings, dataset, loaded)
     tuned = loaded.source != "random"
-    key = _key(settings, fit_settings, dataset, loaded, epochs)
-    path = cache_dir() / "teachers" / f"{key}.safetensors"
-    cached = _cached(path, loaded, observe)
-    if cached is not None:
-        _resume_folder(path).remove()  # a training may be killed after its last file
-        observe(Note(f"teacher: taken from {path} ({epochs} epochs on {dataset.name})"))
-        return cached
-    with locked(path.with_suffix(".lock"), waiting=_said_once(observe, _WAITING)):
-        cached = _cached(path, loaded, observe)  # another run may have trained it meanwhile
-        return cached or _train(loaded, fit_settings, dataset, epochs, tuned, path, device, observe, settings)
+    augmentation = augmentation_of(fit_settings, dataset)
+    path = cached_path(settings, fit_settings, dataset, loaded, epochs=epochs, augmentation=augmentation)
+    resume = resume_folder(path)
+    cached = None if resume.folder.exists() else read_cached(path, loaded, observe)
+    if cached is None:
+        with locked(path.with_suffix(".lock"), waiting=_said_once(observe, _WAITING)):
+            cached = read_cached(path, loaded, observe)  # another run may have trained it meanwhile
+            if cached is None:
+                return _train(loaded, fit_settings, dataset, epochs, tuned, path, device, observe, settings)
+            resume.remove()  # a training may be killed after its last file
+    observe(Note(f"teacher: taken from {path} ({epochs} epochs on {dataset.name})"))
+    return cached
 
 
 def _said_once(observe: Observer, text: str) -> Callable[[float], None]:
@@ -176,7 +157,7 @@ def _train(
         channels_last=channels_last,
     )
     state = train_state({"teacher": module}, opt="sgd", weight_decay=recipe.sgd_decay)
-    resume = _resume_folder(path)
+    resume = resume_folder(path)
     result = fit(
         f"teacher {loaded.name}",
         AnnObjective(module),
@@ -193,67 +174,11 @@ def _train(
     )
     source = f"{loaded.source}, {'fine-tuned' if tuned else 'trained'} for {epochs} epochs on {dataset.name}"
     trained = module.cpu().to(memory_format=torch.contiguous_format).eval()
-    summary = {"source": source, "epochs": epochs, "seconds": result.seconds}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().clone() for name, tensor in trained.state_dict().items()}
-    content = save(tensors, metadata={_KEY: json.dumps(summary)})
-    remove_leftovers(path.parent, path.name)
-    write_atomically(path, lambda target: target.write_bytes(content))
+    network = replace(loaded, module=trained, source=source, trained=True)
+    taught = Taught(network, path, epochs, result.seconds)
+    write_cached(path, taught)
     resume.remove()
-    return Taught(replace(loaded, module=trained, source=source, trained=True), path, epochs, result.seconds)
-
-
-def _resume_folder(path: Path) -> ResumeFolder:
-    return ResumeFolder(path.with_suffix(".resume"), identity={"teacher": path.stem})
-
-
-def _cached(path: Path, loaded: LoadedNetwork, observe: Observer) -> Taught | None:
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            summary: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        loaded.module.load_state_dict(tensors)
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-        observe(Caution(f"the cached teacher {path} cannot be read ({error}); it is trained again"))
-        return None
-    network = replace(loaded, module=loaded.module.eval(), source=summary["source"], trained=True)
-    return Taught(network, path, summary["epochs"], summary["seconds"])
-
-
-def _key(
-    settings: NetworkSettings, fit_settings: FitSettings, dataset: Dataset, loaded: LoadedNetwork, epochs: int
-) -> str:
-    determined_by = {
-        "recipe": _RECIPE_VERSION,
-        "model": loaded.name,
-        "kwargs": loaded.model_kwargs,
-        "stem": loaded.stem,
-        "source": loaded.source,
-        "checkpoint": _digest(settings.checkpoint),
-        "data": dataset.fingerprint,
-        "mean": loaded.mean,
-        "seed": settings.seed,
-        "epochs": epochs,
-        "batch": fit_settings.batch_size,
-        "accumulation": fit_settings.grad_accum_steps,
-        "amp": fit_settings.amp,
-        "augmentation": repr(augmentation_of(fit_settings, dataset)),
-    }
-    text = json.dumps(determined_by, sort_keys=True, default=str)
-    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-    return f"{loaded.name.replace('/', '_').replace(':', '_')}-{dataset.name}-{digest}"
-
-
-def _digest(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BadInputError(f"cannot read {path}: {error.strerror}; check --checkpoint") from error
+    return taught
 
 
 def _triple(values: tuple[float, ...]) -> tuple[float, float, float]:

@@ -11,9 +11,10 @@ from ann2snn_distill.errors import BadInputError, InterruptedRunError
 from ann2snn_distill.events import EpochDone, Note, Observer, PhaseDone, PhaseStarted
 from ann2snn_distill.training.divergence import where_it_began
 from ann2snn_distill.training.keeping import Interval, Keeper
-from ann2snn_distill.training.loop import Execution, Loop, NotFiniteError, Schedule, own_generators
+from ann2snn_distill.training.loop import Loop, NotFiniteError, Schedule, own_generators
 from ann2snn_distill.training.resume import ResumeFolder
 from ann2snn_distill.training.state import TrainState
+from ann2snn_distill.training.step import Execution
 
 __all__ = ["EpochMetrics", "Execution", "FitResult", "Interval", "Plan", "Record", "Schedule", "fit"]
 

@@ -18,23 +18,13 @@ from ann2snn_distill.training.interrupts import Interrupts
 from ann2snn_distill.training.resume import Part, Restart
 from ann2snn_distill.training.schedule import cosine_with_warmup
 from ann2snn_distill.training.state import TrainState
-from ann2snn_distill.training.step import LossTotals, Step, captured_step, plain_step
+from ann2snn_distill.training.step import Execution, LossTotals, Step, ready_step
 
 _REPORT_SECONDS = 1.0
 
 
 class NotFiniteError(Exception):
     """The loss or a weight is not finite any more."""
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How steps run: on which device, in which precision, compiled and captured or not, in how many pieces."""
-
-    device: torch.device
-    amp: bool
-    compiled: bool
-    pieces: int = 1
 
 
 @dataclass(frozen=True)
@@ -191,20 +181,12 @@ class Loop:
     def _made_step(self, x: Tensor, target_BK: Tensor) -> Step:
         if self._step is None:
             self.settled = False
-            self._step = self._new_step(x, target_BK)
+            self._step = ready_step(
+                self.objective, self.state, self._totals, self.execution,
+                x=x, target_BK=target_BK, note=lambda text: self._observe(Note(text)),
+            )  # fmt: skip
             self.settled = True
         return self._step
-
-    def _new_step(self, x: Tensor, target_BK: Tensor) -> Step:
-        how = self.execution
-        objective = torch.compile(self.objective, dynamic=False) if how.compiled else self.objective
-        step = plain_step(objective, self.state, self._totals, amp=how.amp, device=how.device, pieces=how.pieces)
-        if not (how.compiled and x.is_cuda):
-            return step
-        started = time.perf_counter()
-        step = captured_step(step, self.state, self._totals, x=x, target_BK=target_BK)
-        self._observe(Note(f"step compiled and captured in {time.perf_counter() - started:.0f} s"))
-        return step
 
     def _report(self, steps: int, seconds: float) -> None:
         losses = self._totals.means()

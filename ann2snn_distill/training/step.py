@@ -1,6 +1,8 @@
 """One training step, pure: loss parts, backward, update. Plain, compiled, or captured in a CUDA graph."""
 
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
@@ -10,6 +12,17 @@ from ann2snn_distill.distillation.objectives import Objective
 from ann2snn_distill.training.state import TrainState
 
 Step = Callable[[Tensor, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How steps run: on which device, in which precision, compiled and captured or not, in how many pieces."""
+
+    device: torch.device
+    amp: bool
+    compiled: bool
+    pieces: int = 1
+
 
 _WARMUP_STEPS = 3
 """Steps before a capture, so that every lazy initialisation is over (PyTorch's notes on CUDA graphs)."""
@@ -84,6 +97,38 @@ def plain_step(
         state.optimizer.step()
         state.update_average()
 
+    return step
+
+
+def ready_step(
+    objective: Objective,
+    state: TrainState,
+    totals: LossTotals,
+    how: Execution,
+    *,
+    x: Tensor,
+    target_BK: Tensor,
+    note: Callable[[str], None] = lambda text: None,
+) -> Step:
+    """Return the step as `how` wants it; the state is as before.
+
+    Args:
+        objective: the loss parts of a batch, not compiled.
+        state: what is updated.
+        totals: where the loss parts are added.
+        how: device, precision, compilation, pieces.
+        x: an example batch; every later one has its shape and layout.
+        target_BK: its targets.
+        note: told what compiling took.
+    """
+    if how.compiled:
+        objective = torch.compile(objective, dynamic=False)
+    step = plain_step(objective, state, totals, amp=how.amp, device=how.device, pieces=how.pieces)
+    if not (how.compiled and x.is_cuda):
+        return step
+    started = time.perf_counter()
+    step = captured_step(step, state, totals, x=x, target_BK=target_BK)
+    note(f"step compiled and captured in {time.perf_counter() - started:.0f} s")
     return step
 
 

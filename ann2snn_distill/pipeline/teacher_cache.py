@@ -1,0 +1,106 @@
+"""Trained teachers in the cache: one file each, named by what determines its weights, and its training's states."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from ann2snn_distill.config import FitSettings, NetworkSettings
+from ann2snn_distill.data.batches import Augmentation
+from ann2snn_distill.data.datasets import Dataset, cache_dir
+from ann2snn_distill.errors import BadInputError
+from ann2snn_distill.events import Caution, Observer
+from ann2snn_distill.files import remove_leftovers, write_atomically
+from ann2snn_distill.teacher import LoadedNetwork
+from ann2snn_distill.training.resume import ResumeFolder
+
+_KEY = "snn_distill_teacher"
+_RECIPE_VERSION = 1
+"""Raised when the training of teachers changes, so that cached ones are trained again."""
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A teacher that knows the data set; `path` is its file if it was trained here."""
+
+    network: LoadedNetwork
+    path: Path | None
+    epochs: int
+    seconds: float
+
+
+def cached_path(
+    settings: NetworkSettings,
+    fit_settings: FitSettings,
+    dataset: Dataset,
+    loaded: LoadedNetwork,
+    *,
+    epochs: int,
+    augmentation: Augmentation,
+) -> Path:
+    """Return the file of a teacher, named by everything that determines its weights."""
+    determined_by = {
+        "recipe": _RECIPE_VERSION,
+        "model": loaded.name,
+        "kwargs": loaded.model_kwargs,
+        "stem": loaded.stem,
+        "source": loaded.source,
+        "checkpoint": _digest(settings.checkpoint),
+        "data": dataset.fingerprint,
+        "mean": loaded.mean,
+        "seed": settings.seed,
+        "epochs": epochs,
+        "batch": fit_settings.batch_size,
+        "accumulation": fit_settings.grad_accum_steps,
+        "amp": fit_settings.amp,
+        "augmentation": repr(augmentation),
+    }
+    text = json.dumps(determined_by, sort_keys=True, default=str)
+    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    name = f"{loaded.name.replace('/', '_').replace(':', '_')}-{dataset.name}-{digest}"
+    return cache_dir() / "teachers" / f"{name}.safetensors"
+
+
+def read_cached(path: Path, loaded: LoadedNetwork, observe: Observer) -> Taught | None:
+    """Return the teacher kept in `path`, its weights loaded into `loaded`; None if there is none that can be read."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            summary: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        loaded.module.load_state_dict(tensors)
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        observe(Caution(f"the cached teacher {path} cannot be read ({error}); it is trained again"))
+        return None
+    network = replace(loaded, module=loaded.module.eval(), source=summary["source"], trained=True)
+    return Taught(network, path, summary["epochs"], summary["seconds"])
+
+
+def write_cached(path: Path, taught: Taught) -> None:
+    """Keep a trained teacher, whose module is on the CPU, in `path`."""
+    summary = {"source": taught.network.source, "epochs": taught.epochs, "seconds": taught.seconds}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().clone() for name, tensor in taught.network.module.state_dict().items()}
+    content = save(tensors, metadata={_KEY: json.dumps(summary)})
+    remove_leftovers(path.parent, path.name)
+    write_atomically(path, lambda target: target.write_bytes(content))
+
+
+def resume_folder(path: Path) -> ResumeFolder:
+    """Return where the training of the teacher in `path` keeps its states."""
+    return ResumeFolder(path.with_suffix(".resume"), identity={"teacher": path.stem})
+
+
+def _digest(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInputError(f"cannot read {path}: {error.strerror}; check --checkpoint") from error

@@ -1,0 +1,55 @@
+"""Counted work against figures made by hand for ResNet-18 on 32 px images with a 3x3 stem of stride 1."""
+
+import pytest
+import torch
+
+from ann2snn_distill.conversion.network import partitioned
+from ann2snn_distill.distillation.cost import sizes, step_bytes, step_flop, work
+from ann2snn_distill.teacher import build_network
+
+MACS = 555_422_720
+"""3*9*64*32^2 + 4*64*9*64*32^2 + per later stage c at side s: (c/2*9 + 3*c*9 + c/2)*c*s^2, and 512*10."""
+STEM = 3 * 9 * 64 * 32**2
+STAGES = [
+    4 * 64 * 9 * 64 * 32**2,
+    *((c // 2 * 9 + 3 * c * 9 + c // 2) * c * s**2 for c, s in ((128, 16), (256, 8), (512, 4))),
+]
+
+
+@pytest.fixture(scope="module")
+def resnet18():
+    with torch.device("cpu"):
+        return partitioned(
+            build_network("resnet18", classes=10, img_size=32, stem="small", model_kwargs={}), img_size=32
+        )
+
+
+def test_the_work_of_a_step_is_that_of_its_passes(resnet18):
+    assert STEM + sum(STAGES) + 5120 == MACS
+    found = work(resnet18)
+    assert (found.total, found.static) == (MACS, STEM)
+    entries = [[stage.name for stage in resnet18.stages].index(name) for name in ("layer1", "layer2", "layer3")]
+    tails = sum(sum(STAGES[first:]) + 5120 for first in (1, 2, 3))
+    spikes = 4 * (MACS - STEM) + STEM
+    flop = {
+        name: step_flop(name, found, found, entries=entries, timesteps=4) for name in ("ann", "rate", "bptt", "hybrid")
+    }
+    assert flop == {
+        "ann": 6 * MACS,
+        "rate": 2 * (spikes + 2 * MACS),
+        "bptt": 6 * spikes,
+        "hybrid": 2 * (spikes + 2 * MACS + MACS + 2 * tails),
+    }
+    assert flop["hybrid"] / 1e9 == pytest.approx(10.99, abs=0.03)  # counted elsewhere, stem at every timestep
+
+
+def test_only_bptt_keeps_more_at_more_timesteps(resnet18):
+    held = sizes(resnet18)
+
+    def step(method, timesteps):
+        moving = 3 * held.largest * (1 if method == "ann" else timesteps)
+        total = step_bytes(method, held, held, entries=[1, 2], timesteps=timesteps, batch_size=1, width=1)
+        return total - moving
+
+    assert step("hybrid", 8) == step("hybrid", 2) > step("rate", 2) == step("rate", 8)
+    assert step("bptt", 8) == 4 * step("bptt", 2) == 8 * step("ann", 1)

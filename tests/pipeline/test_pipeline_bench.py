@@ -1,0 +1,44 @@
+"""`bench` measures every case that it is asked for, and says which did not fit."""
+
+from unittest import mock
+
+import pytest
+import torch
+
+from ann2snn_distill import pipeline
+from ann2snn_distill.config import BenchSettings
+from ann2snn_distill.events import silent
+
+SMALL = {"model": "test_resnet", "img_size": 16, "batch_size": "4", "steps": 3, "device": "cpu"}
+
+
+def test_every_case_has_a_row_and_its_ratio_to_the_ann():
+    settings = BenchSettings.model_validate(SMALL | {"timesteps": "1,3"})
+    found = pipeline.bench(settings, silent)
+    cases = [(row.method, row.timesteps) for row in found.rows]
+    assert cases == [*((m, t) for m in ("hybrid", "rate", "bptt") for t in (1, 3)), ("ann", None)]
+    assert found.branches == ("layer1", "layer2", "layer3")
+    ann = found.rows[-1].milliseconds
+    for row in found.rows:
+        assert row.low <= row.milliseconds <= row.high
+        assert row.images_per_second == pytest.approx(4000 / row.milliseconds)
+        assert row.ratio_to_ann == pytest.approx(row.milliseconds / ann)
+        assert (row.peak_memory_mib, row.failure) == (None, None)
+    assert (found.steps, found.compiled, found.amp, found.device) == (3, False, False, "cpu")
+
+
+def test_a_case_that_does_not_fit_says_so_and_the_others_go_on():
+    real = pipeline.bench.__globals__["time_step"]
+    calls = []
+
+    def first_fails(*arguments, **keywords):
+        calls.append(keywords["steps"])
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError
+        return real(*arguments, **keywords)
+
+    settings = BenchSettings.model_validate(SMALL | {"timesteps": "2", "method": "rate,ann"})
+    with mock.patch.dict(pipeline.bench.__globals__, {"time_step": first_fails}):
+        rate, ann = pipeline.bench(settings, silent).rows
+    assert (rate.failure, rate.milliseconds, rate.ratio_to_ann) == ("out of memory", None, None)
+    assert (ann.failure, ann.ratio_to_ann) == (None, 1.0)
