@@ -36,6 +36,22 @@ _Interval = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_che
 """`2`: every second epoch; `5m`: every five minutes, in the middle of an epoch too."""
 
 
+def _checked_batch(value: int | str) -> int | str:
+    if value == "auto":
+        return value
+    try:
+        number = int(value)
+    except ValueError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise PydanticCustomError("batch", "no number of images")
+    return number
+
+
+_BatchSize = Annotated[int | str, AfterValidator(_checked_batch)]
+"""A number of images, or `auto`."""
+
+
 class Frozen(BaseModel):
     """Base of every settings model: immutable, unknown keys refused."""
 
@@ -74,7 +90,9 @@ class FitSettings(Frozen):
     teacher_epochs: _Positive | None = Field(
         None, description="epochs to train or fine-tune the teacher (default: by data set)"
     )
-    batch_size: _Positive | None = Field(None, description="images a step (default: by data set)")
+    batch_size: _BatchSize | None = Field(
+        None, description="images a step; auto cuts the default's into pieces that fit in memory (default: by data set)"
+    )
     lr: Annotated[float, Field(gt=0)] | None = Field(
         None, description="peak learning rate (default: by optimiser and batch size)"
     )
@@ -132,6 +150,7 @@ class ConvertSettings(NetworkSettings, FitSettings):
     temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="temperature of guidance")
     coverage: Literal["activations", "full"] = Field("activations", description="where neurons stand")
     maxpool: Literal["keep", "avg"] = Field("keep", description="what becomes of max pooling on spikes")
+    val_interval: _Positive = Field(1, description="epochs between accuracies on the held-out share; the last has one")
     resume: str | None = Field(None, description="auto, or the output folder of the run to go on with")
     min_accuracy: _Percent | None = Field(None, description="gate: the student's top-1, percent")
     max_drop: Annotated[float, Field(ge=-100, le=100)] | None = Field(

@@ -72,8 +72,8 @@ def recipe_for(*, img_size: int, images: int) -> Recipe:
 
 
 def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: bool) -> dict[str, object]:
-    """Return what the recipe says for every fit setting left open."""
-    batch = settings.batch_size or recipe.batch_size
+    """Return what the recipe says for every fit setting left open; the recipe's batch for `auto`, to be cut later."""
+    batch = settings.batch_size if isinstance(settings.batch_size, int) else recipe.batch_size
     sgd = settings.opt == "sgd"
     peak = (recipe.sgd_lr if sgd else recipe.adamw_lr) * batch * settings.grad_accum_steps / _REFERENCE_BATCH
     epochs = settings.epochs or recipe.epochs
@@ -88,7 +88,7 @@ def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: 
         "aa": recipe.aa,
         "cutout": round(recipe.cutout * img_size),
     }
-    return {name: value for name, value in defaults.items() if getattr(settings, name) is None}
+    return {name: value for name, value in defaults.items() if getattr(settings, name) in (None, "auto")}
 
 
 _NEURON_DEFAULTS = {

@@ -17,7 +17,7 @@ from ann2snn_distill.data.splits import ImageSplit, Split, Triple
 from ann2snn_distill.data.streaming import StreamedBatches, StreamedTestBatches
 from ann2snn_distill.errors import BadInputError
 
-__all__ = ["Augmentation", "TrainBatches", "test_batches", "train_batches"]
+__all__ = ["Augmentation", "TrainBatches", "device_bytes", "test_batches", "train_batches"]
 
 
 class TrainBatches(Protocol):
@@ -81,6 +81,11 @@ def train_batches(
         seed=seed,
         workers=workers,
     )
+
+
+def device_bytes(split: Split) -> int:
+    """Return what training on `split` keeps on the device: small images, as they are and augmented; else nothing."""
+    return 2 * split.images_NCHW.numel() if isinstance(split, ImageSplit) else 0
 
 
 def test_batches(

@@ -1,29 +1,14 @@
-"""Top-1 accuracy in float32 without TF32: spikes flip with numerics, so a reported number has one numerics.
+"""Top-1 accuracy, in the one numerics of `totals`.
 
 Shapes: T timesteps, B batch, K classes. Accuracies are percentages.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from ann2snn_distill.conversion.student import SpikingNetwork
-
-LabelledBatches = Iterable[tuple[Tensor, Tensor]]
-
-
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """Switch TF32 and cuDNN's search for algorithms off, and back to what they were on leaving."""
-    matmul = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul
+from ann2snn_distill.evaluation.totals import LabelledBatches, totals_over
 
 
 def top1(predict: Callable[[Tensor], Tensor], batches: LabelledBatches) -> float:
@@ -43,12 +28,10 @@ def top1_at(student: SpikingNetwork, batches: LabelledBatches, timesteps: int) -
 
 def top1_each(predict: Callable[[Tensor], dict[str, Tensor]], batches: LabelledBatches) -> dict[str, float]:
     """Return the accuracy of each named classifier; waits for the device once, at the end."""
-    correct: dict[str, Tensor] = {}
-    count = 0
-    with torch.no_grad(), exact_float32():
-        for x, labels in batches:
-            count += len(labels)
-            for name, logits_BK in predict(x).items():
-                hits = (logits_BK.argmax(1) == labels).sum()
-                correct[name] = correct[name] + hits if name in correct else hits
-    return {name: 100.0 * int(hits) / count for name, hits in correct.items()}
+    hits, count = totals_over(batches, lambda x, labels: hits_of(predict(x), labels))
+    return {name: 100.0 * value / count for name, value in hits.items()}
+
+
+def hits_of(logits: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+    """Return how many of the batch each classifier's logits (B, K) get right, a scalar each."""
+    return {name: (logits_BK.argmax(1) == labels).sum() for name, logits_BK in logits.items()}

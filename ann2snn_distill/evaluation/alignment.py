@@ -8,7 +8,8 @@ from torch import Tensor
 from ann2snn_distill.conversion.student import SpikingNetwork
 from ann2snn_distill.distillation.branches import HybridBranches
 from ann2snn_distill.distillation.losses import cosine
-from ann2snn_distill.evaluation.accuracy import LabelledBatches, exact_float32, top1_each
+from ann2snn_distill.evaluation.accuracy import hits_of
+from ann2snn_distill.evaluation.totals import LabelledBatches, exact_float32, totals_over
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,22 @@ def branch_scores(
     student: SpikingNetwork, branches: HybridBranches, batches: LabelledBatches, timesteps: int
 ) -> tuple[BranchScore, ...]:
     """Return the score of every branch, by the running statistics."""
-    cosines: dict[str, list[float]] = {position.name: [] for position in branches.positions}
+    if not branches.positions:
+        return ()
 
-    def predict(x: Tensor) -> dict[str, Tensor]:
+    def measure(x: Tensor, labels: Tensor) -> dict[str, Tensor]:
         outputs = student.in_inference.mean_features(x, timesteps)
-        for name, value in feature_cosines(branches, x, outputs).items():
-            cosines[name].append(float(value) * len(x))
-        count[0] += len(x)
-        logits: dict[str, Tensor] = branches(outputs)
-        return logits
+        hits = hits_of(branches(outputs), labels)
+        cosines = feature_cosines(branches, x, outputs)
+        return {f"hits {name}": value for name, value in hits.items()} | {
+            f"cosine {name}": value.double() * len(x) for name, value in cosines.items()
+        }
 
-    count = [0]
-    accuracy = top1_each(predict, batches)
-    return tuple(BranchScore(name, accuracy[name], sum(cosines[name]) / count[0]) for name in accuracy)
+    sums, count = totals_over(batches, measure)
+    names = [position.name for position in branches.positions]
+    return tuple(
+        BranchScore(name, 100.0 * sums[f"hits {name}"] / count, sums[f"cosine {name}"] / count) for name in names
+    )
 
 
 def cosines_on(student: SpikingNetwork, branches: HybridBranches, x: Tensor, timesteps: int) -> dict[str, float]:

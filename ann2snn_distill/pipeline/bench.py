@@ -17,11 +17,12 @@ from ann2snn_distill.conversion.student import SpikingNetwork, uniform_threshold
 from ann2snn_distill.distillation.branches import HybridBranches, choose_positions
 from ann2snn_distill.distillation.cost import step_flop, work
 from ann2snn_distill.distillation.objectives import AnnObjective, Objective
+from ann2snn_distill.distillation.traffic import flow, step_traffic
 from ann2snn_distill.events import Note, Observer, PhaseDone, PhaseStarted, StepsDone
 from ann2snn_distill.pipeline.guards import interruptible
 from ann2snn_distill.pipeline.inspecting import network_form
 from ann2snn_distill.pipeline.machine import choose_device, device_name
-from ann2snn_distill.pipeline.memory import estimated_mib
+from ann2snn_distill.pipeline.memory import MIB, step_memory
 from ann2snn_distill.pipeline.objectives import objective_of
 from ann2snn_distill.pipeline.students import neuron_model
 from ann2snn_distill.recipes import resolved_neuron
@@ -122,34 +123,39 @@ class _Bench:
 
     def row(self) -> StepTime:
         """Measure the case."""
-        case, device = self._case, self._execution.device
-        entries = [position.teacher for position in self._branches.positions]
-        flop = step_flop(case.method, work(self._base), work(self._ann), entries=entries, timesteps=case.timesteps)
-        state = self._state()
-        estimate = estimated_mib(
-            case.method, self._base, self._ann, entries=entries, timesteps=case.timesteps,
-            batch_size=case.batch_size, state=state, amp=self._execution.amp,
-        )  # fmt: skip
-        row = StepTime(
-            method=case.method, timesteps=None if case.method == "ann" else case.timesteps,
-            batch_size=case.batch_size, gflop_per_image=flop / 1e9, estimated_memory_mib=estimate,
-        )  # fmt: skip
+        row, device = self._counted(), self._execution.device
         try:
-            timing, setup = self._timed(state)
+            timing, setup = self._timed()
         except torch.OutOfMemoryError:
             return row.model_copy(update={"failure": "out of memory"})
-        seconds = timing.median / 1000
+        seconds, batch_size = timing.median / 1000, row.batch_size
         return row.model_copy(
             update={
                 "milliseconds": timing.median, "low": timing.low, "high": timing.high,
-                "images_per_second": case.batch_size / seconds,
-                "peak_memory_mib": torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None,
-                "tflops_per_second": flop * case.batch_size / seconds / 1e12, "setup_seconds": setup,
+                "images_per_second": batch_size / seconds,
+                "peak_memory_mib": torch.cuda.max_memory_allocated(device) / MIB if device.type == "cuda" else None,
+                "tflops_per_second": row.gflop_per_image * batch_size / seconds / 1e3, "setup_seconds": setup,
             }
         )  # fmt: skip
 
-    def _timed(self, state: TrainState) -> tuple[Timing, float]:
-        execution, totals = self._execution, LossTotals(self._execution.device)
+    def _counted(self) -> StepTime:
+        """Return the row with what is counted: arithmetic, traffic, memory."""
+        case, execution, positions = self._case, self._execution, self._branches.positions
+        entries = [position.teacher for position in positions]
+        flop = step_flop(case.method, work(self._base), work(self._ann), entries=entries, timesteps=case.timesteps)
+        memory = step_memory(
+            case.method, self._base, self._ann, positions=positions, timesteps=case.timesteps, execution=execution
+        )
+        moved = step_traffic(case.method, flow(self._base), flow(self._ann), entries=entries, timesteps=case.timesteps)
+        width = 2 if execution.amp else 4
+        return StepTime(
+            method=case.method, timesteps=None if case.method == "ann" else case.timesteps,
+            batch_size=case.batch_size, gflop_per_image=flop / 1e9, estimated_memory_mib=memory.of(case.batch_size),
+            weighted_mib_per_image=moved.weighted * width / MIB, other_mib_per_image=moved.others * width / MIB,
+        )  # fmt: skip
+
+    def _timed(self) -> tuple[Timing, float]:
+        execution, state, totals = self._execution, self._state(), LossTotals(self._execution.device)
         objective = self._objective()
         x, target_BK = self._batch()
         step = ready_step(objective, state, totals, execution, x=x, target_BK=target_BK)

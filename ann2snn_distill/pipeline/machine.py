@@ -1,5 +1,7 @@
 """The device of a run."""
 
+import os
+
 import torch
 
 from ann2snn_distill.errors import BadInputError, UsageError
@@ -30,3 +32,10 @@ def choose_device(name: str) -> torch.device:
 def device_name(device: torch.device) -> str:
     """Return the device's name as a person knows it."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def memory_mib(device: torch.device) -> float:
+    """Return the device's whole memory, MiB; the machine's for the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory / 2**20
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20

@@ -11,7 +11,8 @@ from ann2snn_distill.conversion.coverage import Coverage, LayerFate, coverage
 from ann2snn_distill.conversion.student import SpikingNetwork
 from ann2snn_distill.data.batches import test_batches
 from ann2snn_distill.data.splits import Split
-from ann2snn_distill.evaluation.accuracy import exact_float32, top1_at
+from ann2snn_distill.evaluation.accuracy import top1_at
+from ann2snn_distill.evaluation.totals import exact_float32
 from ann2snn_distill.pipeline.machine import device_name
 from ann2snn_distill.reporting.report import CoverageResult, EnergyResult, LayerResult
 

@@ -1,43 +1,137 @@
-"""How much memory a training step will take, before it does."""
+"""How much memory a training step will take, before it does, and which batch fits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
 
 from ann2snn_distill.conversion.network import Partitioned
-from ann2snn_distill.distillation.cost import sizes, step_bytes
-from ann2snn_distill.training.state import TrainState
+from ann2snn_distill.distillation.branches import Position
+from ann2snn_distill.distillation.footprint import footprint, peak_values
+from ann2snn_distill.errors import BadInputError
+from ann2snn_distill.training.step import Execution
 
-_MIB = 2**20
+MIB = 2**20
+USABLE = 0.9
+"""Share of a device's memory that a planned step may take."""
+
+_WORKSPACE_MIB = 100
+"""What CUDA's libraries take for themselves: ResNet-18's measured peaks less what is counted (docs/performance.md)."""
+_PLAIN = 2.5
+"""Activations of the plain step over those of the compiled one: measured 2.1 at T=4, 3.2 at T=16."""
 
 
-def estimated_mib(
+@dataclass(frozen=True)
+class StepMemory:
+    """Estimated peak of a training step, MiB: what it takes at any batch, and what one image adds."""
+
+    fixed_mib: float
+    image_mib: float
+
+    def of(self, images: int) -> float:
+        """Return the peak for so many images."""
+        return self.fixed_mib + images * self.image_mib
+
+    def largest_batch(self, available_mib: float) -> int:
+        """Return how many images fit; 0 where not even one does."""
+        return max(int((available_mib - self.fixed_mib) / self.image_mib), 0)
+
+
+def step_memory(
     method: str,
     student: Partitioned,
     teacher: Partitioned,
     *,
-    entries: Sequence[int],
+    positions: Sequence[Position],
     timesteps: int,
-    batch_size: int,
-    state: TrainState,
-    amp: bool,
-) -> float:
-    """Estimate the peak memory of a training step, MiB: weights, gradients, optimiser, and activations.
+    execution: Execution,
+    opt: str = "sgd",
+    averaged: bool = False,
+    data_bytes: int = 0,
+) -> StepMemory:
+    """Estimate the peak of a training step: weights, gradients, optimiser, activations, data.
 
     Args:
         method: hybrid, rate, bptt or ann.
-        student: the SNN's network.
+        student: the SNN's network; the trained one for ann.
         teacher: the ANN.
-        entries: teacher stages after which branches enter.
-        timesteps: T.
-        batch_size: images a step, or a piece of one.
-        state: what is trained.
-        amp: whether activations are bfloat16.
+        positions: of the branches.
+        timesteps: T; ann has none.
+        execution: device, precision, compilation.
+        opt: sgd or adamw.
+        averaged: whether a moving average of the weights is kept.
+        data_bytes: images that lie on the device.
     """
-    width = 2 if amp else 4
-    activations = step_bytes(
-        method, sizes(student), sizes(teacher), entries=entries, timesteps=timesteps, batch_size=batch_size, width=width
+    cuda = execution.device.type == "cuda"
+    fast = cuda and execution.compiled
+    own = parameters_of(student)
+    trained = own + _projected(student, teacher, positions)
+    moved = 4 * (trained * (2 if opt == "sgd" else 3) + own * averaged)  # weights, the optimiser's moments, the average
+    copy = 2 if execution.amp else 0
+    fixed = data_bytes + moved * (2 if fast else 1) + trained * (4 + copy)  # a capture is preceded by a snapshot
+    if method == "hybrid":
+        fixed += parameters_of(teacher) * (4 + copy)
+    entries = [position.teacher for position in positions]
+    values = peak_values(method, footprint(student), footprint(teacher), entries=entries, timesteps=timesteps)
+    width = 2 if execution.amp else 4
+    return StepMemory(fixed / MIB + (_WORKSPACE_MIB if cuda else 0), values * width * (1.0 if fast else _PLAIN) / MIB)
+
+
+def parameters_of(network: Partitioned) -> int:
+    """Count a network's parameters."""
+    return sum(parameter.numel() for parameter in network.sites.trace.body.parameters())
+
+
+def _projected(student: Partitioned, teacher: Partitioned, positions: Sequence[Position]) -> int:
+    pairs = ((student.stages[p.student].channels, teacher.stages[p.teacher].channels) for p in positions)
+    return sum((channels + 1) * wanted for channels, wanted in pairs)
+
+
+def in_pieces(memory: StepMemory, images: int, available_mib: float) -> tuple[int, int]:
+    """Cut a step of `images` into the fewest equal pieces that fit; return images a piece, and pieces.
+
+    Raises:
+        BadInputError: not even one image fits.
+    """
+    largest = memory.largest_batch(available_mib)
+    if largest < 1:
+        raise BadInputError(
+            f"a step of one image takes about {memory.of(1):,.0f} MiB, and {available_mib:,.0f} may be used; "
+            "choose a smaller --img-size or model, or fewer --timesteps"
+        )
+    pieces = next(n for n in range(1, images + 1) if images % n == 0 and images // n <= largest)
+    return images // pieces, pieces
+
+
+@contextmanager
+def explained(memory: StepMemory, images: int, pieces: int, total_mib: float) -> Iterator[None]:
+    """Turn a device out of memory into an error that names what fits.
+
+    Args:
+        memory: the estimate for the step.
+        images: of a piece.
+        pieces: of a step.
+        total_mib: the device's memory.
+
+    Raises:
+        BadInputError: the device ran out of memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise BadInputError(
+            f"the device's {total_mib:,.0f} MiB are too few for {images} images at once "
+            f"({memory.of(images):,.0f} MiB estimated); {_way_on(memory, images, pieces, total_mib)}"
+        ) from error
+
+
+def _way_on(memory: StepMemory, images: int, pieces: int, total_mib: float) -> str:
+    fitting = min(memory.largest_batch(USABLE * total_mib), images // 2)
+    if fitting < 1:
+        return "choose a smaller --img-size or model, or fewer --timesteps"
+    parts = next(n for n in range(1, images + 1) if images % n == 0 and images // n <= fitting)
+    return (
+        f"--overwrite --batch-size {images // parts} --grad-accum-steps {pieces * parts} takes the same images a step "
+        f"in about {memory.of(images // parts):,.0f} MiB"
     )
-    trained = sum(p.numel() for module in state.modules.values() for p in module.parameters() if p.requires_grad)
-    held = sum(tensor.numel() * tensor.element_size() for tensor in state.tensors().values())
-    guide = sum(p.numel() for p in teacher.body.parameters())
-    weights = held + trained * (4 + (width if amp else 0)) + guide * (4 + (width if amp else 0))
-    return (activations + weights) / _MIB

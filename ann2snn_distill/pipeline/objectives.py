@@ -1,6 +1,7 @@
 """From settings to the objective of a training, and to what is measured after each of its epochs."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ann2snn_distill.distillation.objectives import BpttObjective, HybridObjecti
 from ann2snn_distill.evaluation.accuracy import top1_at
 from ann2snn_distill.evaluation.alignment import branch_scores, cosines_on
 from ann2snn_distill.training.fit import EpochMetrics, Execution
+from ann2snn_distill.training.state import TrainState
 
 
 def objective_of(
@@ -43,33 +45,47 @@ def objective_of(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Held-out data, and how often they are looked at: every so many epochs, and after the last of `epochs`."""
+
+    batches: Iterable[tuple[Tensor, Tensor]]
+    interval: int
+    epochs: int
+
+    def is_due(self, epoch: int) -> bool:
+        """Return whether accuracies are measured after an epoch, counted from 1."""
+        return epoch % self.interval == 0 or epoch == self.epochs
+
+
 def epoch_metrics(
     student: SpikingNetwork,
     branches: HybridBranches,
+    state: TrainState,
     *,
     timesteps: int,
     probe: Tensor,
-    validation: Iterable[tuple[Tensor, Tensor]] | None,
+    validation: Validation | None,
 ) -> EpochMetrics:
-    """Return what is measured after an epoch: cosine of every cut on `probe`, and accuracies on `validation`.
+    """Return what is measured after an epoch, by the weights that would be evaluated (the average's if it is on).
 
     Args:
-        student: the SNN, by its weights of the moment (not the average's).
+        student: the SNN.
         branches: its branches.
+        state: what is trained, the student first.
         timesteps: T.
-        probe: normalised images (B, 3, H, W) from the training split.
-        validation: labelled batches, or None without a validation split.
+        probe: normalised images (B, 3, H, W) from the training split, on which the cosine of every cut is taken.
+        validation: where accuracies are taken, or None without a validation split.
     """
 
     def measure(epoch: int) -> dict[str, Any]:
-        del epoch
         line: dict[str, Any] = {}
-        if branches.positions:
-            line["cosine"] = cosines_on(student, branches, probe, timesteps)
-        if validation is not None:
-            line["val_top1"] = top1_at(student, validation, timesteps)[timesteps]
+        with state.as_evaluated():
             if branches.positions:
-                scores = branch_scores(student, branches, validation, timesteps)
+                line["cosine"] = cosines_on(student, branches, probe, timesteps)
+            if validation is not None and validation.is_due(epoch):
+                line["val_top1"] = top1_at(student, validation.batches, timesteps)[timesteps]
+                scores = branch_scores(student, branches, validation.batches, timesteps)
                 line["val_branches"] = {score.name: score.top1 for score in scores}
         return line
 

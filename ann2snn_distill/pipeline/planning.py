@@ -1,23 +1,32 @@
 """Everything about a conversion that is settled, and may be refused, before its first step."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from ann2snn_distill.config import ConvertSettings, FitSettings, NetworkSettings
 from ann2snn_distill.conversion.network import Partitioned, partitioned
-from ann2snn_distill.data.batches import train_batches
+from ann2snn_distill.data.batches import device_bytes, train_batches
 from ann2snn_distill.data.datasets import NAMES, Dataset, load_dataset
 from ann2snn_distill.distillation.branches import Position, choose_positions
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.events import Note, Observer
 from ann2snn_distill.pipeline.inspecting import inspection
-from ann2snn_distill.pipeline.machine import choose_device, device_name
+from ann2snn_distill.pipeline.machine import choose_device, device_name, memory_mib
+from ann2snn_distill.pipeline.memory import USABLE, StepMemory, in_pieces, step_memory
 from ann2snn_distill.pipeline.outputs import check_output, check_same_run, resolve_output
 from ann2snn_distill.pipeline.students import student_module, student_network
-from ann2snn_distill.pipeline.teachers import augmentation_of, load_teacher, teacher_epochs
+from ann2snn_distill.pipeline.teachers import (
+    augmentation_of,
+    execution_of,
+    images_a_step,
+    load_teacher,
+    piece_of,
+    teacher_epochs,
+)
 from ann2snn_distill.recipes import recipe_for, resolved_fit, resolved_neuron
 from ann2snn_distill.reporting.inspection import Inspection
 from ann2snn_distill.teacher import LoadedNetwork, resolve_model_name
@@ -35,6 +44,7 @@ class Prepared:
         loaded: the teacher, before any training of it.
         positions: where hybrid branches will stand.
         inspected: the fate of the student's layers.
+        memory: what a step of the distillation will take, by estimate.
     """
 
     settings: ConvertSettings
@@ -44,6 +54,7 @@ class Prepared:
     loaded: LoadedNetwork
     positions: tuple[Position, ...]
     inspected: Inspection
+    memory: StepMemory
 
     @property
     def student_name(self) -> str:
@@ -65,7 +76,6 @@ def prepare(settings: ConvertSettings) -> Prepared:
     device = choose_device(settings.device)
     dataset = dataset_of(settings)
     resolved = settled(settings, dataset, device)
-    check_same_run(folder, resolved)
     check_fit(resolved, dataset)
     loaded = load_teacher(resolved, dataset)
     student, inspected = _student(resolved, loaded)
@@ -74,7 +84,41 @@ def prepare(settings: ConvertSettings) -> Prepared:
     same = (resolved.student or loaded.name) == loaded.name
     positions = choose_positions(student.stages, teacher.stages, wanted, same_network=same)
     _refuse_twice([position.name for position in positions])
-    return Prepared(resolved, dataset, device, folder, loaded, positions, inspected)
+    memory = _memory(resolved, dataset, device, student, teacher, positions)
+    if settings.batch_size == "auto":
+        resolved = fitted(resolved, memory, device)
+    check_same_run(folder, resolved)
+    return Prepared(resolved, dataset, device, folder, loaded, positions, inspected, memory)
+
+
+def _memory(
+    settings: ConvertSettings,
+    dataset: Dataset,
+    device: torch.device,
+    student: Partitioned,
+    teacher: Partitioned,
+    positions: Sequence[Position],
+) -> StepMemory:
+    return step_memory(
+        settings.method,
+        student,
+        teacher,
+        positions=positions,
+        timesteps=settings.timesteps,
+        execution=execution_of(settings, device),
+        opt=settings.opt,
+        averaged=settings.model_ema > 0,
+        data_bytes=device_bytes(dataset.train),
+    )
+
+
+FitOf = TypeVar("FitOf", bound=FitSettings)
+
+
+def fitted(settings: FitOf, memory: StepMemory, device: torch.device) -> FitOf:
+    """Return resolved settings whose step takes the same images in pieces that fit in the device's memory."""
+    images, pieces = in_pieces(memory, images_a_step(settings), USABLE * memory_mib(device))
+    return settings.model_copy(update={"batch_size": images, "grad_accum_steps": pieces})
 
 
 def dataset_of(settings: NetworkSettings) -> Dataset:
@@ -121,7 +165,11 @@ def plan(settings: ConvertSettings, observe: Observer) -> dict[str, Any]:
             "train": len(run.dataset.train),
             "test": len(run.dataset.test),
             "classes": len(run.dataset.classes),
-            "steps an epoch": len(run.dataset.train) // _images_a_step(settings),
+            "steps an epoch": len(run.dataset.train) // images_a_step(settings),
+        },
+        "memory": {
+            "step, MiB (estimate)": round(run.memory.of(piece_of(settings))),
+            "device, MiB": round(memory_mib(run.device)),
         },
         "stages": [{"name": s.name, "channels": s.channels, "neurons": s.neurons} for s in found.stages],
         "branches": [position.name for position in run.positions],
@@ -139,7 +187,7 @@ def check_fit(settings: FitSettings, dataset: Dataset) -> None:
         UsageError: a value that this release, or this kind of data, does not have.
     """
     images, pieces = len(dataset.train), settings.grad_accum_steps
-    if _images_a_step(settings) > images:
+    if images_a_step(settings) > images:
         times = f" times {pieces} --grad-accum-steps" if pieces > 1 else ""
         raise BadInputError(
             f"a batch of {settings.batch_size}{times} is larger than the {images} training images; "
@@ -153,15 +201,11 @@ def check_fit(settings: FitSettings, dataset: Dataset) -> None:
         img_size=dataset.img_size,
         mean=dataset.mean,
         std=dataset.std,
-        batch_size=_images_a_step(settings),
+        batch_size=images_a_step(settings),
         augmentation=augmentation_of(settings, dataset),
         device=torch.device("cpu"),
         seed=0,
     )
-
-
-def _images_a_step(settings: FitSettings) -> int:
-    return (settings.batch_size or 1) * settings.grad_accum_steps
 
 
 def _student(settings: ConvertSettings, loaded: LoadedNetwork) -> tuple[Partitioned, Inspection]:

@@ -3,9 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 
 from ann2snn_distill.config import TeachSettings
+from ann2snn_distill.conversion.network import partitioned
+from ann2snn_distill.data.batches import device_bytes
+from ann2snn_distill.data.splits import Dataset
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.evaluation.accuracy import top1
 from ann2snn_distill.events import Caution, Observer
@@ -13,9 +17,11 @@ from ann2snn_distill.files import write_atomically
 from ann2snn_distill.pipeline.guards import deterministic, interruptible
 from ann2snn_distill.pipeline.machine import choose_device
 from ann2snn_distill.pipeline.measuring import evaluation_batches, numerics
-from ann2snn_distill.pipeline.planning import check_fit, dataset_of
-from ann2snn_distill.pipeline.teachers import load_teacher, ready_teacher
+from ann2snn_distill.pipeline.memory import StepMemory, step_memory
+from ann2snn_distill.pipeline.planning import check_fit, dataset_of, fitted
+from ann2snn_distill.pipeline.teachers import execution_of, load_teacher, ready_teacher
 from ann2snn_distill.recipes import recipe_for, resolved_fit
+from ann2snn_distill.teacher import LoadedNetwork
 
 TEACHER_FILE = "teacher.safetensors"
 
@@ -48,7 +54,10 @@ def _teach(settings: TeachSettings, observe: Observer) -> dict[str, Any]:
         }
     )
     check_fit(resolved, data)
-    taught = ready_teacher(load_teacher(resolved, data), resolved, resolved, data, device, observe)
+    loaded = load_teacher(resolved, data)
+    if settings.batch_size == "auto":
+        resolved = fitted(resolved, _memory(resolved, loaded, data, device), device)
+    taught = ready_teacher(loaded, resolved, resolved, data, device, observe)
     network = taught.network
     module = network.module.to(device).eval()
     batches = evaluation_batches(
@@ -74,6 +83,14 @@ def _teach(settings: TeachSettings, observe: Observer) -> dict[str, Any]:
         "epochs": taught.epochs,
         "seconds": taught.seconds,
     }
+
+
+def _memory(settings: TeachSettings, loaded: LoadedNetwork, data: Dataset, device: torch.device) -> StepMemory:
+    network = partitioned(loaded.module, img_size=data.img_size)
+    execution = execution_of(settings, device)
+    return step_memory(
+        "ann", network, network, positions=(), timesteps=1, execution=execution, data_bytes=device_bytes(data.train)
+    )
 
 
 def _refuse_fixed(settings: TeachSettings) -> None:

@@ -117,6 +117,17 @@ def execution_of(settings: FitSettings, device: torch.device) -> Execution:
     return Execution(device, bool(settings.amp), bool(settings.torchcompile), settings.grad_accum_steps)
 
 
+def piece_of(settings: FitSettings) -> int:
+    """Return the images that resolved settings take at once."""
+    assert isinstance(settings.batch_size, int)
+    return settings.batch_size
+
+
+def images_a_step(settings: FitSettings) -> int:
+    """Return the images whose gradients make one update, by resolved settings."""
+    return piece_of(settings) * settings.grad_accum_steps
+
+
 def interval_of(settings: FitSettings) -> Interval:
     """Return how often states are written: `2` is epochs, `5m` is minutes."""
     number = settings.checkpoint_interval.removesuffix("m")
@@ -139,7 +150,7 @@ def _train(
     recipe = recipe_for(img_size=dataset.img_size, images=len(dataset.train))
     defaults = FitSettings(batch_size=fit_settings.batch_size, grad_accum_steps=fit_settings.grad_accum_steps)
     peak = resolved_fit(defaults, recipe, img_size=dataset.img_size, cuda=False)["lr"]
-    assert isinstance(peak, float) and fit_settings.batch_size is not None  # noqa: PT018
+    assert isinstance(peak, float)
     channels_last = device.type == "cuda"
     layout = torch.channels_last if channels_last else torch.contiguous_format
     module = loaded.module.to(device).to(memory_format=layout).train()
@@ -149,7 +160,7 @@ def _train(
         img_size=loaded.img_size,
         mean=_triple(loaded.mean),
         std=_triple(loaded.std),
-        batch_size=fit_settings.batch_size * fit_settings.grad_accum_steps,
+        batch_size=images_a_step(fit_settings),
         augmentation=augmentation_of(fit_settings, dataset),
         device=device,
         seed=settings.seed,

@@ -28,6 +28,8 @@ class StepTime(_Part):
     ratio_to_ann: float | None = Field(None, description="time over the ANN's at this batch size")
     gflop_per_image: float = Field(description="arithmetic of convolutions and linear layers, two a multiply-add")
     tflops_per_second: float | None = Field(None, description="that arithmetic over the median")
+    weighted_mib_per_image: float = Field(description="least that convolutions and linear layers read and write")
+    other_mib_per_image: float = Field(description="least that everything else reads and writes")
     setup_seconds: float | None = Field(None, description="building, compiling, capturing")
     failure: str | None = None
 

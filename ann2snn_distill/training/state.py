@@ -4,6 +4,7 @@ In place, because a captured step knows the tensors by address; and by name, bec
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,6 +53,17 @@ class TrainState:
         tensors.update({name: tensor.clone() for name, tensor in self.average.items()})
         return tensors
 
+    @contextmanager
+    def as_evaluated(self) -> Iterator[None]:
+        """Let the network have, in place, the weights that `evaluated` gives; its own again on leaving."""
+        live = {name: tensor for name, tensor in _floating(self.network) if name in self.average}
+        saved = {name: tensor.clone() for name, tensor in live.items()}
+        try:
+            _write(live, self.average)
+            yield
+        finally:
+            _write(live, saved)
+
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor that training moves, by a unique name; not copies."""
         found: dict[str, Tensor] = {}
@@ -76,9 +88,7 @@ class TrainState:
         Raises:
             KeyError: the snapshot lacks a tensor.
         """
-        with torch.no_grad():
-            for name, tensor in self.tensors().items():
-                tensor.copy_(saved[name])
+        _write(self.tensors(), saved)
 
 
 def train_state(
@@ -127,6 +137,12 @@ def _fresh_state(parameter: Tensor, opt: str) -> dict[str, Tensor]:
         "exp_avg": torch.zeros_like(parameter),
         "exp_avg_sq": torch.zeros_like(parameter),
     }
+
+
+def _write(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(values[name])
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ann2snn_distill.conversion.network import partitioned
-from ann2snn_distill.distillation.cost import sizes, step_bytes, step_flop, work
+from ann2snn_distill.distillation.cost import step_flop, work
 from ann2snn_distill.teacher import build_network
 
 MACS = 555_422_720
@@ -41,15 +41,3 @@ def test_the_work_of_a_step_is_that_of_its_passes(resnet18):
         "hybrid": 2 * (spikes + 2 * MACS + MACS + 2 * tails),
     }
     assert flop["hybrid"] / 1e9 == pytest.approx(10.99, abs=0.03)  # counted elsewhere, stem at every timestep
-
-
-def test_only_bptt_keeps_more_at_more_timesteps(resnet18):
-    held = sizes(resnet18)
-
-    def step(method, timesteps):
-        moving = 3 * held.largest * (1 if method == "ann" else timesteps)
-        total = step_bytes(method, held, held, entries=[1, 2], timesteps=timesteps, batch_size=1, width=1)
-        return total - moving
-
-    assert step("hybrid", 8) == step("hybrid", 2) > step("rate", 2) == step("rate", 8)
-    assert step("bptt", 8) == 4 * step("bptt", 2) == 8 * step("ann", 1)

@@ -18,12 +18,16 @@ def test_every_case_has_a_row_and_its_ratio_to_the_ann():
     cases = [(row.method, row.timesteps) for row in found.rows]
     assert cases == [*((m, t) for m in ("hybrid", "rate", "bptt") for t in (1, 3)), ("ann", None)]
     assert found.branches == ("layer1", "layer2", "layer3")
-    ann = found.rows[-1].milliseconds
+    ann_row = found.rows[-1]
+    ann = ann_row.milliseconds
     for row in found.rows:
         assert row.low <= row.milliseconds <= row.high
         assert row.images_per_second == pytest.approx(4000 / row.milliseconds)
         assert row.ratio_to_ann == pytest.approx(row.milliseconds / ann)
         assert (row.peak_memory_mib, row.failure) == (None, None)
+    for once, thrice in zip(found.rows[:6:2], found.rows[1:6:2], strict=True):
+        assert ann_row.weighted_mib_per_image <= once.weighted_mib_per_image < thrice.weighted_mib_per_image
+        assert ann_row.other_mib_per_image < once.other_mib_per_image < thrice.other_mib_per_image
     assert (found.steps, found.compiled, found.amp, found.device) == (3, False, False, "cpu")
 
 

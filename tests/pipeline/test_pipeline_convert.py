@@ -95,6 +95,24 @@ def test_without_a_validation_split_no_accuracy_is_measured_before_the_end(comma
     assert [set(line) for line in lines_of(tmp_path / "run")] == [LINE, LINE]
 
 
+def test_validation_comes_at_its_interval_and_at_the_end_by_the_weights_that_are_evaluated(
+    converting, tiny_settings, shades, tmp_path
+):
+    folder = tmp_path / "run"
+    settings = tiny_settings(epochs=5, val_split=0.34, val_interval=2, model_ema=0.9, lr=0.2, output=folder)
+    converting(settings)
+    lines = lines_of(folder)
+    assert [line["epoch"] for line in lines if "val_top1" in line] == [2, 4, 5]
+    val = load_dataset(str(shades), img_size=16, val_split=0.34).val
+    header, tensors = load_checkpoint(folder / "student.safetensors")
+    student = student_from_header(header, tensors)
+    pixels = val.images_NCHW.float() / 255
+    x = (pixels - torch.tensor(header.mean).view(3, 1, 1)) / torch.tensor(header.std).view(3, 1, 1)
+    with torch.no_grad():
+        guesses = student(x, 2).mean(0).argmax(1)
+    assert lines[-1]["val_top1"] == pytest.approx(100 * float((guesses == val.labels_N).double().mean()))
+
+
 def test_eval_of_the_file_gives_the_reports_numbers_to_the_digit(command, trained):
     report = report_of(trained)
     done = command("eval", trained / "student.safetensors", "--json", "--device", "cpu")

@@ -83,3 +83,15 @@ def test_states_are_written_at_the_interval_and_at_the_end(trained, network, tmp
 
     trained(network(), tmp_path, epochs=5, interval=Interval(epochs=2), observe=observe)
     assert seen == [None, 2, 2, 4, 5]
+
+
+def test_within_as_evaluated_the_network_has_the_averaged_weights_and_after_it_its_own(trained, network, tmp_path):
+    model = network()
+    state, _ = trained(model, tmp_path, average=0.8)
+    before, evaluated = state.snapshot(), state.evaluated()
+    assert any(not torch.equal(model.state_dict()[name], evaluated[name]) for name in evaluated)
+    with state.as_evaluated():
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, evaluated[name])
+    for name, tensor in state.tensors().items():
+        assert torch.equal(tensor, before[name])

@@ -1,0 +1,165 @@
+"""The distillation of a run: its networks on the device, its data, and the training itself."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ann2snn_distill.conversion.network import StagedAnn, partitioned
+from ann2snn_distill.conversion.student import SpikingNetwork
+from ann2snn_distill.data.batches import TrainBatches, train_batches
+from ann2snn_distill.data.splits import ImageSplit, Split, spread
+from ann2snn_distill.distillation.branches import HybridBranches
+from ann2snn_distill.events import Caution, Note, Observer
+from ann2snn_distill.pipeline.machine import memory_mib
+from ann2snn_distill.pipeline.measuring import evaluation_batches, numerics
+from ann2snn_distill.pipeline.memory import USABLE, explained
+from ann2snn_distill.pipeline.objectives import Validation, epoch_metrics, objective_of
+from ann2snn_distill.pipeline.outputs import FREE_SETTINGS, RESUME_FOLDER, write_metrics
+from ann2snn_distill.pipeline.planning import Prepared
+from ann2snn_distill.pipeline.students import new_student
+from ann2snn_distill.pipeline.teacher_cache import Taught
+from ann2snn_distill.pipeline.teachers import augmentation_of, execution_of, images_a_step, interval_of, piece_of
+from ann2snn_distill.training.fit import EpochMetrics, FitResult, Plan, Schedule, fit
+from ann2snn_distill.training.resume import ResumeFolder
+from ann2snn_distill.training.state import TrainState, train_state
+
+_CALIBRATION_IMAGES = 256
+_PROBE_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """A run with its networks on its device; the data are normalised as its teacher's were."""
+
+    run: Prepared
+    taught: Taught
+    teacher: StagedAnn
+    student: SpikingNetwork
+    branches: HybridBranches
+
+    def evaluation(self, split: Split) -> Iterable[tuple[Tensor, Tensor]]:
+        """Return the batches of a split as accuracy is measured on them."""
+        workers = 0 if isinstance(split, ImageSplit) else self.run.settings.workers
+        return _batches_of(self.run, self.taught, split, self.run.device, workers=workers)
+
+    def training(self) -> TrainBatches:
+        """Return the training batches."""
+        settings, dataset = self.run.settings, self.run.dataset
+        return train_batches(
+            dataset.train,
+            classes=len(dataset.classes),
+            img_size=dataset.img_size,
+            mean=self.taught.network.mean,  # type: ignore[arg-type]
+            std=self.taught.network.std,  # type: ignore[arg-type]
+            batch_size=images_a_step(settings),
+            augmentation=augmentation_of(settings, dataset),
+            device=self.run.device,
+            seed=settings.seed + 1,
+            workers=settings.workers,
+            channels_last=self.run.device.type == "cuda",
+        )
+
+    def fresh_state(self) -> TrainState:
+        """Return what is trained: the student, and the projections of its branches."""
+        settings = self.run.settings
+        assert settings.weight_decay is not None
+        modules: dict[str, nn.Module] = {"student": self.student.body}
+        if self.branches.positions:
+            modules["branches"] = self.branches
+        return train_state(
+            modules, opt=settings.opt, weight_decay=settings.weight_decay, average_decay=settings.model_ema
+        )
+
+    def metrics(self, state: TrainState) -> EpochMetrics:
+        """Return what is measured after an epoch."""
+        settings, val = self.run.settings, self.run.dataset.val
+        held_out = None
+        if val is not None:
+            held_out = Validation(
+                batches=self.evaluation(val), interval=settings.val_interval, epochs=settings.epochs or 0
+            )
+        return epoch_metrics(
+            self.student,
+            self.branches,
+            state,
+            timesteps=settings.timesteps,
+            probe=_first_images(self.run, self.taught, _PROBE_IMAGES).to(self.run.device),
+            validation=held_out,
+        )
+
+
+def new_distillation(run: Prepared, taught: Taught) -> Distillation:
+    """Build the networks of a run on its device, around a teacher that knows the data."""
+    teacher = StagedAnn(partitioned(taught.network.module, img_size=run.dataset.img_size)).to(run.device)
+    calibration = _first_images(run, taught, _CALIBRATION_IMAGES)
+    student = new_student(run.settings, taught.network, calibration, seed=run.settings.seed).to(run.device)
+    with torch.random.fork_rng():
+        torch.manual_seed(run.settings.seed)
+        branches = HybridBranches(student.stages, teacher, run.positions, img_size=run.dataset.img_size).to(run.device)
+    return Distillation(run, taught, teacher, student, branches)
+
+
+def distilled(work: Distillation, observe: Observer) -> tuple[TrainState, FitResult]:
+    """Train the student; go on where an earlier process stopped."""
+    run, settings = work.run, work.run.settings
+    assert settings.epochs
+    assert settings.lr
+    if run.device.type == "cuda":
+        for module in (work.student, work.branches, work.teacher):
+            module.to(memory_format=torch.channels_last)
+    state, execution = work.fresh_state(), execution_of(settings, run.device)
+    _tell_memory(run, observe)
+    with explained(run.memory, piece_of(settings), settings.grad_accum_steps, memory_mib(run.device)):
+        result = fit(
+            f"{settings.method} {run.student_name}",
+            objective_of(settings, work.student, work.branches, execution),
+            work.training(),
+            state,
+            plan=Plan(
+                Schedule(settings.epochs, settings.warmup_epochs or 0.0, settings.lr, seed=settings.seed),
+                interval_of(settings),
+                remedy="start again with --overwrite and a lower --lr",
+            ),
+            execution=execution,
+            resume=ResumeFolder(run.folder / RESUME_FOLDER, identity=_identity(work)),
+            observe=observe,
+            metrics=work.metrics(state),
+            record=lambda lines: write_metrics(run.folder, lines),
+        )
+    return state, result
+
+
+def _tell_memory(run: Prepared, observe: Observer) -> None:
+    images, total = piece_of(run.settings), memory_mib(run.device)
+    estimate = run.memory.of(images)
+    observe(Note(f"memory: about {estimate:,.0f} of {total:,.0f} MiB estimated for {images} images at once"))
+    if estimate > total:
+        observe(Caution(f"a step may not fit in memory; --batch-size auto keeps it below {USABLE:.0%} of the device's"))
+
+
+def _identity(work: Distillation) -> dict[str, object]:
+    """Return everything that determines the result: a state belongs to no other run."""
+    settings = work.run.settings.model_dump(mode="json", exclude=set(FREE_SETTINGS))
+    return settings | {"teacher": work.taught.network.source, "data": work.run.dataset.fingerprint}
+
+
+def _first_images(run: Prepared, taught: Taught, images: int) -> Tensor:
+    split = spread(run.dataset.train, images)
+    batches = _batches_of(run, taught, split, torch.device("cpu"), workers=0, batch_size=images)
+    return next(iter(batches))[0]
+
+
+def _batches_of(
+    run: Prepared, taught: Taught, split: Split, device: torch.device, *, workers: int, batch_size: int | None = None
+) -> Iterable[tuple[Tensor, Tensor]]:
+    return evaluation_batches(
+        split,
+        numerics(device, img_size=run.dataset.img_size, batch_size=batch_size),
+        img_size=run.dataset.img_size,
+        mean=taught.network.mean,  # type: ignore[arg-type]
+        std=taught.network.std,  # type: ignore[arg-type]
+        device=device,
+        workers=workers,
+    )

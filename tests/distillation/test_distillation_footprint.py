@@ -1,0 +1,54 @@
+"""Counted activations against figures made by hand for ResNet-18 on 32 px images with a 3x3 stem of stride 1."""
+
+import pytest
+import torch
+
+from ann2snn_distill.conversion.network import partitioned
+from ann2snn_distill.distillation.footprint import footprint, peak_values
+from ann2snn_distill.teacher import build_network
+
+LAYERS = [5 * 64 * 32**2, 4 * 128 * 16**2, 4 * 256 * 8**2, 4 * 512 * 4**2]
+"""Values of neurons: the stem with the first stage, and four a stage after it."""
+NEURONS = sum(LAYERS)
+NORMS = NEURONS + sum(LAYERS[1:]) // 4
+"""One a neuron, and one in each shortcut that changes the channels."""
+LARGEST = 64 * 32**2
+ENTRIES = (1, 2, 3)
+TAILS = sum(sum(LAYERS[first:]) for first in (1, 2, 3))
+
+
+@pytest.fixture(scope="module")
+def counted():
+    with torch.device("cpu"):
+        model = build_network("resnet18", classes=10, img_size=32, stem="small", model_kwargs={})
+    network = partitioned(model, img_size=32)
+    assert [network.stages[entry].name for entry in ENTRIES] == ["layer1", "layer2", "layer3"]
+    return footprint(network)
+
+
+@pytest.mark.parametrize(
+    ("method", "kept"),
+    [
+        ("ann", NEURONS + NORMS),
+        ("rate", 2 * NEURONS + NORMS),
+        ("hybrid", 2 * NEURONS + NORMS + TAILS),
+        ("bptt", 4 * (3 * NEURONS + NORMS)),
+    ],
+)
+def test_a_step_keeps_its_records_and_passes_three_of_the_largest(counted, method, kept):
+    copies = 4 if method == "bptt" else 1
+    found = peak_values(method, counted, counted, entries=ENTRIES, timesteps=4)
+    assert found == kept + 3 * LARGEST * copies
+
+
+def test_records_do_not_grow_with_time_but_the_widest_layer_passes_through_it(counted):
+    def step(method, timesteps):
+        return peak_values(method, counted, counted, entries=ENTRIES, timesteps=timesteps)
+
+    assert step("hybrid", 1) == step("hybrid", 2) == step("hybrid", 4)
+    assert step("ann", 1) == step("ann", 16)
+    assert step("bptt", 8) == 4 * step("bptt", 2)
+    # at the last convolution of layer1.1: its input, its output and the shortcut, over 16 timesteps; four neurons and
+    # four norms are recorded by then
+    assert step("hybrid", 16) == (3 * 16 + 2 * 4 + 4) * LARGEST
+    assert step("hybrid", 16) < step("hybrid", 32) < 2 * step("hybrid", 16)

@@ -1,0 +1,80 @@
+"""Some hybrid steps of a small ResNet from one start, plain or in the fast form: what the two are compared by."""
+
+import timm
+import torch
+from torch.nn import functional as F
+
+from ann2snn_distill.conversion.folding import folded
+from ann2snn_distill.conversion.network import StagedAnn, partitioned
+from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
+from ann2snn_distill.distillation.branches import HybridBranches, choose_positions
+from ann2snn_distill.distillation.losses import branch_weights
+from ann2snn_distill.distillation.objectives import HybridObjective
+from ann2snn_distill.evaluation.totals import exact_float32
+from ann2snn_distill.neurons.equations import NeuronModel
+from ann2snn_distill.training.state import train_state
+from ann2snn_distill.training.step import LossTotals, captured_step, plain_step
+
+LIF = NeuronModel(0.2, 0.0, "soft-detached", 1.0)
+IF = NeuronModel(1.0, 0.5, "soft", 1.0)
+TIMESTEPS, BATCH = 4, 16
+
+
+def made(dtype, device, *, size, fast, amp=False, neuron=LIF):
+    """A fresh hybrid objective and its state, always the same; plain, or fused with a folded teacher."""
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=10).eval()
+    network = partitioned(model, img_size=size)
+    thresholds = uniform_thresholds(network.sites.neuron_names(), 1.0)
+    student = SpikingNetwork(network, neuron, thresholds=thresholds).to(device, dtype)
+    teacher = StagedAnn(partitioned(model, img_size=size)).to(device)
+    positions = choose_positions(student.stages, teacher.stages, "auto", same_network=True)
+    branches = HybridBranches(student.stages, teacher, positions, img_size=size).to(device)
+    teacher.to(dtype)
+    branches.to(dtype)
+    objective = HybridObjective(
+        student.in_training_fused if fast else student.in_training,
+        branches,
+        folded(teacher.network, dtype=torch.bfloat16 if amp else dtype) if fast else teacher,
+        branch_weights(len(positions), "uniform"),
+        timesteps=TIMESTEPS,
+        alpha=0.5,
+        temperature=1.0,
+    )
+    modules = {"student": student.body, "branches": branches}
+    state = train_state(modules, opt="sgd", weight_decay=5e-4, average_decay=0.9)
+    state.set_learning_rate(0.05)
+    return objective, state
+
+
+def batches(dtype, device, *, size, steps):
+    """Random images and one-hot targets, always the same."""
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        x = torch.randn(BATCH, 3, size, size, generator=generator).to(device, dtype)
+        yield x, F.one_hot(torch.randint(10, (BATCH,), generator=generator), 10).float().to(device)
+
+
+def trained(dtype, device, *, size, steps, compiled, captured=False, amp=False, neuron=LIF):
+    """Make some steps; return the state, the loss parts of each step, and the gradients of the last by name."""
+    torch.compiler.reset()
+    objective, state = made(dtype, device, size=size, fast=compiled, amp=amp, neuron=neuron)
+    totals = LossTotals(device)
+    objective = torch.compile(objective, dynamic=False) if compiled else objective
+    step = plain_step(objective, state, totals, amp=amp, device=device)
+    losses = []
+    with exact_float32():
+        for index, (x, target) in enumerate(batches(dtype, device, size=size, steps=steps)):
+            if captured and index == 0:
+                step = captured_step(step, state, totals, x=x, target_BK=target)
+            totals.reset()
+            step(x, target)
+            totals.count()
+            losses.append(totals.means())
+        gradients = {
+            f"{prefix}.{name}": parameter.grad.clone()
+            for prefix, module in state.modules.items()
+            for name, parameter in module.named_parameters()
+            if parameter.grad is not None
+        }
+        return state.snapshot(), losses, gradients
