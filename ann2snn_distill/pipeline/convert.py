@@ -1,22 +1,33 @@
 """`convert`, as one page: teacher -> partition -> student -> fit -> evaluate -> save -> report."""
 
+from pathlib import Path
+
 from ann2snn_distill.checkpoint import load_checkpoint, save_checkpoint
 from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.data.splits import spread
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.evaluation.accuracy import top1
-from ann2snn_distill.evaluation.alignment import branch_scores
+from ann2snn_distill.evaluation.alignment import BranchScore, branch_scores
 from ann2snn_distill.events import Caution, Event, Note, Observer
 from ann2snn_distill.files import write_text
 from ann2snn_distill.pipeline.distilling import Distillation, distilled, new_distillation
 from ann2snn_distill.pipeline.gates import check_gates
 from ann2snn_distill.pipeline.guards import deterministic, interruptible
-from ann2snn_distill.pipeline.measuring import ACTIVITY_IMAGES, measure, silent_neurons
-from ann2snn_distill.pipeline.outputs import MARKDOWN_FILE, REPORT_FILE, RESUME_FOLDER, STUDENT_FILE, prepare_output
+from ann2snn_distill.pipeline.measuring import ACTIVITY_IMAGES, Measured, measure, silent_neurons
+from ann2snn_distill.pipeline.outputs import (
+    HTML_FILE,
+    MARKDOWN_FILE,
+    REPORT_FILE,
+    RESUME_FOLDER,
+    STUDENT_FILE,
+    prepare_output,
+)
 from ann2snn_distill.pipeline.planning import Prepared, prepare
+from ann2snn_distill.pipeline.signs import failure_signs
 from ann2snn_distill.pipeline.students import student_from_header
 from ann2snn_distill.pipeline.summary import run_report, student_header
-from ann2snn_distill.pipeline.teachers import ready_teacher
+from ann2snn_distill.pipeline.teachers import piece_of, ready_teacher
+from ann2snn_distill.reporting.html_report import to_html_report
 from ann2snn_distill.reporting.markdown import to_markdown
 from ann2snn_distill.reporting.report import Report, dumps
 from ann2snn_distill.training.fit import FitResult
@@ -57,27 +68,40 @@ def _conclude(
     work: Distillation, state: TrainState, result: FitResult, cautions: list[str], observe: Observer
 ) -> Report:
     """Save the student, measure the very file that was saved, and write the report."""
-    run, taught = work.run, work.taught
+    run, path = work.run, work.run.folder / STUDENT_FILE
     test = work.evaluation(run.dataset.test)
     teacher_top1 = top1(work.teacher, test)
     evaluated = state.evaluated()
     tensors = {name: evaluated[name] for name in work.student.body.state_dict()}
-    header = student_header(run, taught, work.student, result, teacher_top1)
-    path = run.folder / STUDENT_FILE
+    header = student_header(run, work.taught, work.student, result, teacher_top1)
     save_checkpoint(path, tensors, header)
     saved = student_from_header(*load_checkpoint(path)).to(run.device)
-    sample = work.evaluation(spread(run.dataset.test, ACTIVITY_IMAGES))
-    measured = measure(saved, test, sample, run.settings.timesteps)
-    for text in silent_neurons(measured):
-        observe(Caution(text))
+    measured = measure(saved, test, work.evaluation(spread(run.dataset.test, ACTIVITY_IMAGES)), run.settings.timesteps)
     scores = branch_scores(saved, work.branches, test, run.settings.timesteps)
+    for text in (*silent_neurons(measured), *_signs(run, result, scores, measured)):
+        observe(Caution(text))
     training = {**header.training, "test_top1_at": measured.top1_at}
     save_checkpoint(path, tensors, header.model_copy(update={"training": training}))
-    report = run_report(run, taught, measured, scores, result, teacher_top1, cautions)
-    write_text(run.folder / MARKDOWN_FILE, to_markdown(report))
-    write_text(run.folder / REPORT_FILE, dumps(report))
-    ResumeFolder(run.folder / RESUME_FOLDER, identity={}).remove()
+    report = run_report(run, work.taught, measured, scores, result, teacher_top1, cautions)
+    _write(run.folder, report, result)
     return report
+
+
+def _signs(run: Prepared, result: FitResult, scores: tuple[BranchScore, ...], measured: Measured) -> list[str]:
+    return failure_signs(
+        result.history,
+        scores,
+        measured.top1_at[str(run.settings.timesteps)],
+        peak_mib=result.peak_memory_mib,
+        estimated_mib=run.memory.of(piece_of(run.settings)),
+    )
+
+
+def _write(folder: Path, report: Report, result: FitResult) -> None:
+    write_text(folder / MARKDOWN_FILE, to_markdown(report))
+    write_text(folder / HTML_FILE, to_html_report(report, result.history))
+    write_text(folder / REPORT_FILE, dumps(report))  # the last: it says that the run is complete
+    ResumeFolder(folder / RESUME_FOLDER, identity={}).remove()
 
 
 def _finished(run: Prepared, observe: Observer) -> Report | None:

@@ -16,11 +16,12 @@ from ann2snn_distill.files import is_leftover, remove_leftovers, write_text
 STUDENT_FILE = "student.safetensors"
 REPORT_FILE = "report.json"
 MARKDOWN_FILE = "report.md"
+HTML_FILE = "report.html"
 CONFIG_FILE = "config.toml"
 METRICS_FILE = "metrics.jsonl"
 RESUME_FOLDER = "resume"
 
-_WRITTEN = (STUDENT_FILE, REPORT_FILE, MARKDOWN_FILE, CONFIG_FILE, METRICS_FILE, RESUME_FOLDER)
+_WRITTEN = (STUDENT_FILE, REPORT_FILE, MARKDOWN_FILE, HTML_FILE, CONFIG_FILE, METRICS_FILE, RESUME_FOLDER)
 
 FREE_SETTINGS = frozenset({
     "output", "overwrite", "resume", "device", "workers", "checkpoint_interval", "min_accuracy", "max_drop",

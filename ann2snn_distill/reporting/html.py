@@ -5,34 +5,8 @@ from html import escape
 from urllib.parse import quote
 
 from ann2snn_distill.reporting.batch_summary import BatchSummary, GroupSummary, RunSummary
+from ann2snn_distill.reporting.html_page import page
 from ann2snn_distill.reporting.html_plot import dot_plot
-
-_STYLE = """
-:root { --ink: #1c2733; --soft: #5c6b7a; --line: #dfe5ea; --paper: #ffffff; --band: #f5f7f9;
-  --student: #1769aa; --teacher: #8a6d00; --good: #1b7f3b; --warn: #a35c00; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6ebf0; --soft: #9aa8b5; --line: #35414d; --paper: #141a20;
-  --band: #1c242c; --student: #6db3ec; --teacher: #d8b84a; --good: #63c785; --warn: #e5a04f; --bad: #f08a83; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.5rem; max-width: 76rem; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-p { margin: .3rem 0; color: var(--soft); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-table.wide { width: 100%; }
-th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-td.number, th.number { text-align: right; white-space: nowrap; }
-th { color: var(--soft); font-weight: 600; white-space: nowrap; } th button { all: unset; cursor: pointer; }
-th button:focus-visible { outline: 2px solid var(--student); }
-tbody tr:hover { background: var(--band); } a { color: var(--student); }
-.finished { color: var(--good); } .missed, .waiting, .running, .interrupted { color: var(--warn); }
-.failed { color: var(--bad); } .reason { color: var(--soft); font-size: .9em; }
-td:first-child { overflow-wrap: anywhere; min-width: 14rem; } table:not(.wide) td:first-child { min-width: 0; }
-svg text { fill: var(--ink); font: 13px system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
-svg text.soft { fill: var(--soft); } svg line { stroke: var(--line); }
-svg .student { fill: var(--student); fill-opacity: .75; } svg .teacher { fill: none; stroke: var(--teacher);
-  stroke-width: 2; }
-"""
 
 _SORT = """
 for (const button of document.querySelectorAll("th button")) button.onclick = () => {
@@ -50,21 +24,14 @@ for (const button of document.querySelectorAll("th button")) button.onclick = ()
 
 def to_html(summary: BatchSummary) -> str:
     """Return the page; it needs no other file, and links to the runs' folders beside it."""
-    title = escape(summary.title)
-    parts = [f"<h1>{title}</h1>", f"<p>{_counts(summary)}</p>"]
+    parts = [f"<p>{_counts(summary)}</p>"]
     plotted = [run for run in summary.runs if run.top1 is not None]
     if plotted:
         parts += ["<h2>Accuracy on the test split</h2>", dot_plot(plotted)]
     if summary.groups:
         parts += ["<h2>Means over seeds</h2>", _groups(summary.groups)]
     parts += ["<h2>Runs</h2>", _runs(summary.runs)]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + f"\n<script>{_SORT}</script>\n</body></html>\n"
-    )
+    return page(summary.title, parts, script=_SORT)
 
 
 def _counts(summary: BatchSummary) -> str:
@@ -103,7 +70,7 @@ def _runs(runs: Sequence[RunSummary]) -> str:
 def _run(run: RunSummary) -> list[str]:
     name = escape(run.name)
     if run.state in ("finished", "missed"):
-        name = f'<a href="{quote(run.folder)}/report.md">{name}</a>'
+        name = f'<a href="{quote(run.folder)}/report.html">{name}</a>'
     reason = f'<div class="reason">{escape(run.reason)}</div>' if run.reason else ""
     numbers = (
         run.timesteps,

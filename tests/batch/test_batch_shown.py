@@ -45,7 +45,7 @@ def test_the_page_shows_every_run_and_needs_no_other_file(runs, batch, tmp_path)
     assert all(run.name in page.text for run in summary.runs)
     assert "4 runs: 2 finished, 2 failed" in page.text
     assert "the loss is no longer finite" in page.text
-    assert page.links == [f"{run.folder}/report.md" for run in summary.runs if run.state == "finished"]
+    assert page.links == [f"{run.folder}/report.html" for run in summary.runs if run.state == "finished"]
     assert page.tags.count("circle") == 2 * 2 + 2, "a student and a teacher a finished run, and the legend"
 
 

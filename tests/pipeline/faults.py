@@ -135,7 +135,7 @@ def check_files(place: Place) -> None:
         elif path.name == "config.toml":
             assert tomllib.loads(path.read_text())["model"]
         else:
-            assert path.name == "report.md", path
+            assert path.name in ("report.md", "report.html"), path
             assert path.read_text().strip()
     for folder in [place.output / "resume", *place.cache.glob("teachers/*.resume")]:
         assert not _damaged_states(folder)

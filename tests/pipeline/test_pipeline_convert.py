@@ -43,7 +43,7 @@ def lines_of(folder):
 
 def test_a_conversion_writes_the_files_of_the_interface_and_nothing_else(trained):
     names = {path.name for path in trained.iterdir()}
-    assert names == {"student.safetensors", "report.json", "report.md", "config.toml", "metrics.jsonl"}
+    assert names == {"student.safetensors", "report.json", "report.md", "report.html", "config.toml", "metrics.jsonl"}
 
 
 def test_stdout_is_the_report_alone(trained):

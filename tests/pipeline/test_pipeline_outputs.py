@@ -51,12 +51,22 @@ def test_a_missed_gate_exits_3_with_all_files_written(command, tiny, tmp_path):
     assert done.code == 3
     assert json.loads(done.out) == json.loads((folder / "report.json").read_text())
     assert "is above --max-drop -100; all files are written" in done.err
-    assert {"student.safetensors", "report.json", "report.md"} <= {path.name for path in folder.iterdir()}
+    assert {"student.safetensors", "report.json", "report.md", "report.html"} <= {
+        path.name for path in folder.iterdir()
+    }
     assert not (folder / "resume").exists()
 
 
 @pytest.mark.parametrize(
-    "name", ["student.safetensors", "report.json", "report.md", "metrics.jsonl", "state-000002-00000000.safetensors"]
+    "name",
+    [
+        "student.safetensors",
+        "report.json",
+        "report.md",
+        "report.html",
+        "metrics.jsonl",
+        "state-000002-00000000.safetensors",
+    ],
 )
 def test_a_full_disk_leaves_no_half_written_file(command, tiny, tmp_path, monkeypatch, name):
     fsync = os.fsync

@@ -1,0 +1,70 @@
+"""Signs that a distillation goes wrong, as a user would want to be told (method of arXiv 2503.16572).
+
+The deepest branch having the lowest cosine is none: that is how it is.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from ann2snn_distill.evaluation.alignment import BranchScore
+
+_EPOCHS = 4
+"""Fewer epochs have no quarters to compare."""
+_ALIGNED = 0.9
+_RISE = 0.01
+_APART = 10.0
+"""Points between a branch's accuracy and the student's."""
+_BEYOND = 1.5
+"""Measured memory over the estimate, which does not grow with T but for one layer at a time."""
+
+
+def failure_signs(
+    history: Sequence[Mapping[str, Any]],
+    scores: Sequence[BranchScore],
+    student_top1: float,
+    *,
+    peak_mib: float | None,
+    estimated_mib: float,
+) -> list[str]:
+    """Return a sentence for every sign that is seen.
+
+    Args:
+        history: the lines of metrics.jsonl.
+        scores: of the branches, at the end.
+        student_top1: percent.
+        peak_mib: measured memory, or None on a CPU.
+        estimated_mib: what was expected.
+    """
+    return [*_unaligned(history), *_left_behind(scores, student_top1), *_grown(peak_mib, estimated_mib)]
+
+
+def _unaligned(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    lines = [line["cosine"] for line in history if line.get("cosine")]
+    if len(lines) < _EPOCHS:
+        return
+    quarter = len(lines) // 4
+    for name in lines[0]:
+        first, last = (fmean(line[name] for line in part) for part in (lines[:quarter], lines[-quarter:]))
+        if last < first + _RISE and last < _ALIGNED:
+            yield (
+                f"the alignment of {name} does not rise: its cosine with the teacher's feature was {first:.2f} in the "
+                f"first quarter of the epochs and is {last:.2f} in the last; try a lower --lr, or other --branches"
+            )
+
+
+def _left_behind(scores: Sequence[BranchScore], student_top1: float) -> Iterator[str]:
+    for score in scores:
+        if student_top1 - score.top1 > _APART:
+            yield (
+                f"the branch {score.name} is left behind: {score.top1:.2f} %, the student {student_top1:.2f} %; "
+                "its guidance may mislead, so try other --branches, or a higher --alpha"
+            )
+
+
+def _grown(peak_mib: float | None, estimated_mib: float) -> Iterator[str]:
+    if peak_mib is not None and peak_mib > _BEYOND * estimated_mib:
+        yield (
+            f"training took {peak_mib:,.0f} MiB, and {estimated_mib:,.0f} were expected: something kept activations of "
+            "every timestep; please report the model and its flags"
+        )

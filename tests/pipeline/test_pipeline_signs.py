@@ -1,0 +1,51 @@
+"""Signs of a distillation that goes wrong: each is told when it is there, and only then."""
+
+import pytest
+
+from ann2snn_distill.evaluation.alignment import BranchScore
+from ann2snn_distill.pipeline.signs import failure_signs
+
+
+def lines(**cosines):
+    """Lines of metrics.jsonl with these cosines, one an epoch."""
+    epochs = zip(*cosines.values(), strict=True)
+    return [{"epoch": n, "cosine": dict(zip(cosines, values, strict=True))} for n, values in enumerate(epochs, 1)]
+
+
+def signs(history=(), scores=(), top1=90.0, *, peak=None, estimate=1000.0):
+    return failure_signs(history, scores, top1, peak_mib=peak, estimated_mib=estimate)
+
+
+def test_a_healthy_run_has_no_sign():
+    rising = lines(layer1=[0.5, 0.8, 0.95, 0.97], layer3=[0.2, 0.25, 0.3, 0.35])  # the deepest the lowest: normal
+    scores = [BranchScore("layer1", 91.0, 0.97), BranchScore("layer3", 80.5, 0.35)]
+    assert signs(rising, scores, peak=1400.0) == []
+
+
+@pytest.mark.parametrize("cosine", [[0.4, 0.4, 0.4, 0.4], [0.5, 0.6, 0.7, 0.3]], ids=["level", "falling"])
+def test_a_cut_whose_alignment_does_not_rise_is_named_with_its_figures(cosine):
+    (told,) = signs(lines(layer1=[0.5, 0.6, 0.7, 0.8], layer2=cosine))
+    assert "the alignment of layer2 does not rise" in told
+    assert f"was {cosine[0]:.2f} in the first quarter of the epochs and is {cosine[-1]:.2f}" in told
+
+
+def test_quarters_are_means_over_their_epochs():
+    rising_but_for_the_last = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.1]
+    assert signs(lines(layer1=rising_but_for_the_last)) == []
+
+
+def test_what_is_aligned_need_not_rise_and_few_epochs_say_nothing():
+    assert signs(lines(layer1=[0.95, 0.95, 0.94, 0.94])) == []
+    assert signs(lines(layer1=[0.5, 0.4, 0.3])) == []
+    assert signs([{"epoch": n, "loss": 1.0} for n in range(8)]) == []
+
+
+def test_a_branch_far_below_the_student_is_told_and_one_above_is_not():
+    (told,) = signs(scores=[BranchScore("layer1", 79.9, 0.9), BranchScore("layer2", 99.0, 0.9)])
+    assert "the branch layer1 is left behind: 79.90 %, the student 90.00 %" in told
+
+
+def test_memory_beyond_the_estimate_is_told():
+    (told,) = signs(peak=1600.0)
+    assert "training took 1,600 MiB, and 1,000 were expected" in told
+    assert signs(peak=1400.0) == signs(peak=None) == []
