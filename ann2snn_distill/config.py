@@ -116,7 +116,7 @@ class ConvertSettings(NetworkSettings, FitSettings):
     neuron: NeuronName = Field("lif", description="neuron model")
     decay: _Fraction | None = Field(None, description="membrane kept per timestep (default: lif 0.2, if 1)")
     threshold: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="firing threshold (default: 1, calibrated with --init teacher)"
+        None, description="firing threshold of activations (default: 1 behind a batch norm, else calibrated)"
     )
     v_init: Annotated[float, Field(ge=-10, lt=1)] | None = Field(
         None, description="initial membrane, in thresholds (default: lif 0, if 0.5)"

@@ -85,7 +85,7 @@ def _clean_cuts(sites: Sites, nodes: list[fx.Node], feature_paths: Sequence[str]
             sites.roles.get(member) is Role.NEURON for member in nodes[previous + 1 : position + 1]
         )
         belongs = grows or (name == CLASSIFIER_CUT and position > previous)
-        if belongs and _crossing(sites, nodes, position) == {node}:
+        if belongs and sites.counts_images(node) and _crossing(sites, nodes, position) == {node}:
             cuts.append((name, node))
             previous = position
     return cuts

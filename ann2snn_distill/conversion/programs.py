@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ann2snn_distill.conversion.emit import Program, RateGraph, TimeGraph
+from ann2snn_distill.conversion.encoders import two_sided
 from ann2snn_distill.conversion.fused_pair import FusedPair
 from ann2snn_distill.conversion.fusion import drives
 from ann2snn_distill.conversion.norms import norm_module, norm_state
@@ -32,6 +33,7 @@ from ann2snn_distill.neurons.norm import (
     unroll_norm_eval,
     unroll_norm_train,
 )
+from ann2snn_distill.neurons.pairs import observe_pair, unroll_pair
 from ann2snn_distill.neurons.rate import answer, neuron_rate, norm_eval_rate, norm_train_rate
 from ann2snn_distill.neurons.temporal import (
     fraction_active,
@@ -43,7 +45,8 @@ from ann2snn_distill.neurons.temporal import (
 _POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, BlurPool2d)
 _POOL_FUNCTIONS = (F.avg_pool2d, F.adaptive_avg_pool2d)
 _SCALINGS = (
-    operator.mul, operator.matmul, operator.truediv, torch.mul, torch.matmul, torch.div, "mul", "matmul", "div",
+    operator.mul, operator.matmul, operator.truediv, torch.mul, torch.matmul, torch.div, torch.bmm, torch.einsum,
+    torch.addcmul, "mul", "matmul", "div", "bmm", "addcmul",
 )  # fmt: skip
 
 Records = tuple[Tensor, ...]
@@ -129,7 +132,8 @@ def unrolled(
         if role is Role.NEURON:
             options = {"static": time.is_static(source), "model": neuron}
             threshold = time.threshold(node)
-            result = time.call(unroll_neuron, (time.data(source), threshold, time.timesteps), options)
+            unroll = unroll_pair if node.target is two_sided else unroll_neuron
+            result = time.call(unroll, (time.data(source), threshold, time.timesteps), options)
             time.define(node, result, static=False)
         elif role is Role.NORM:
             _unroll_norm(time, node, source, training=training)
@@ -174,7 +178,8 @@ class Pair:
         """Record the mean of `node`, and let the rate graph answer with it from here on."""
         value = self.time.data(node)
         if not self.time.is_static(node):
-            value = self.time.call(mean_over_time, (value, self.time.timesteps), {})
+            axis = self.time.sites.trace.batch_axes[node]
+            value = self.time.call(mean_over_time, (value, self.time.timesteps, axis))
         self.rate.redefine(node, self.rate.call(answer, (self.rate.data(node), self.record(value))))
 
     def _neuron(self, node: fx.Node) -> None:
@@ -182,7 +187,8 @@ class Pair:
         time, rate = self.time, self.rate
         threshold = time.threshold(node)
         options = {"static": time.is_static(source), "model": self.neuron}
-        result = time.call(observe_neuron, (time.data(source), threshold, time.timesteps), options)
+        observe = observe_pair if node.target is two_sided else observe_neuron
+        result = time.call(observe, (time.data(source), threshold, time.timesteps), options)
         time.define(node, time.item(result, 0), static=False)
         value, slope = self.record_fields(time.item(result, 1), 2)
         rate.define(node, rate.call(neuron_rate, (rate.data(source), value, slope)), cheap=True)
@@ -204,14 +210,16 @@ class Pair:
         rate.define(node, answered, cheap=True)
 
     def _analog(self, node: fx.Node) -> None:
+        """Write both calls and record the result; of an operation with several results, each is recorded where read."""
         self._record_inputs(node)
         self.time.copy(node)
         self.rate.copy(node, cheap=False)
-        self.record_value(node)
+        if node in self.time.sites.trace.shapes:
+            self.record_value(node)
 
     def _record_inputs(self, node: fx.Node) -> None:
         for source in self.time.sites.data_inputs(node):
-            if not self.rate.is_cheap(source):
+            if not self.rate.is_cheap(source) and source in self.time.sites.trace.shapes:
                 self.record_value(source)
 
     def record_fields(self, record: fx.Node, count: int) -> list[fx.Node]:

@@ -18,7 +18,7 @@ from ann2snn_distill.pipeline.students import student_network
 from ann2snn_distill.recipes import SMALL_IMAGE
 from ann2snn_distill.reporting.inspection import Inspection, LayerFate, StageFate
 from ann2snn_distill.reporting.report import CoverageResult
-from ann2snn_distill.teacher import build_network, check_rebuild, resolve_model_name
+from ann2snn_distill.teacher import build_blueprint, check_rebuild, resolve_model_name
 
 
 def inspect(target: str, *, settings: InspectSettings, observe: Observer) -> Inspection:
@@ -36,7 +36,9 @@ def inspect(target: str, *, settings: InspectSettings, observe: Observer) -> Ins
 def _inspected(settings: InspectSettings) -> Inspection:
     name = resolve_model_name(settings.model)
     size, stem = network_form(name, settings.img_size, settings.stem, settings.model_kwargs)
-    module = build_network(name, classes=settings.classes, img_size=size, stem=stem, model_kwargs=settings.model_kwargs)
+    module = build_blueprint(
+        name, classes=settings.classes, img_size=size, stem=stem, model_kwargs=settings.model_kwargs
+    )
     network = student_network(module, img_size=size, maxpool=settings.maxpool, coverage=settings.coverage)
     return inspection(network, module, name=name, img_size=size, classes=settings.classes)
 
@@ -65,6 +67,8 @@ def inspection(network: Partitioned, module: nn.Module, *, name: str, img_size: 
             for fate in found.layers
         ),
         coverage=CoverageResult(spiking_macs=found.spiking_macs, total_macs=found.total_macs, share=found.share),
+        share_after_first=found.share_after_first,
+        product_macs=found.product_macs,
         warnings=tuple(warnings_of(network)),
     )
 

@@ -51,4 +51,8 @@ class Inspection(_Part):
     stages: tuple[StageFate, ...]
     layers: tuple[LayerFate, ...]
     coverage: CoverageResult
+    share_after_first: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="spiking share of all layers but those that read the image"
+    )
+    product_macs: _Count = Field(0, description="of matrix products of two activations, apart from the total")
     warnings: tuple[str, ...] = ()

@@ -37,7 +37,6 @@ CONVERT = {
         1,
         ("/nowhere/weights.pth",),
     ),
-    "full coverage": (("test_resnet", *DIGITS, "--coverage", "full"), 2, ("not in this release",)),
     "half precision": (("test_resnet", *DIGITS, "--amp-dtype", "float16"), 2, ("not in this release",)),
     "a policy for larger images": (("test_resnet", *DIGITS, "--aa", "rand"), 2, ("--aa rand", "--aa none")),
     "an unknown branch": (

@@ -73,22 +73,21 @@ def test_inspect_knows_every_architecture_of_the_first_release(command, name):
     assert found["coverage"]["total_macs"] == counted(name, found["img_size"])[0]
 
 
-@pytest.mark.parametrize(
-    ("name", "operation"),
-    [("test_convnext", "layer_norm at stem.1"), ("test_efficientnet", "Sigmoid at blocks.3.0.se.gate")],
-)
-def test_inspect_names_the_operation_without_a_rule(command, name, operation):
-    done = command("inspect", name)
+def test_inspect_says_why_a_network_cannot_be_converted(command):
+    done = command("inspect", "csatv2", "--img-size", 64, "--stem", "keep")
     assert (done.code, done.out) == (4, "")
-    assert f"no rule for {operation}" in done.err
+    assert "stages.0.0.attn.attn relates the images of a batch to each other" in done.err
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224"])
-def test_larger_networks_without_rules_are_refused_too(command, name):
-    done = command("inspect", name)
-    assert (done.code, done.out) == (4, "")
-    assert "no rule for" in done.err
+@pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet", "test_vit"])
+def test_full_coverage_leaves_only_the_first_layer_analog(command, name):
+    plain = coverage_of(command, name)
+    done = command("inspect", name, "--coverage", "full", "--json")
+    assert done.code == 0, done.err
+    full = json.loads(done.out)
+    assert plain["coverage"]["share"] < full["coverage"]["share"] < 1  # the layer that reads the image stays analog
+    assert full["share_after_first"] == 1
+    assert full["coverage"]["total_macs"] == plain["coverage"]["total_macs"]
 
 
 def test_inspect_of_a_student_is_inspect_of_its_network(command, trained):
