@@ -14,11 +14,11 @@ from zoo import (
     FAMILIES,
     FAST,
     REFUSED,
-    SINGLE_PRECISION,
     family_images,
     family_network,
     family_student,
     side_of,
+    tolerance,
 )
 
 from ann2snn_distill.conversion.coverage import coverage
@@ -38,10 +38,6 @@ def family(request):
 @pytest.fixture(scope="module")
 def student(family):
     return family_student(family)
-
-
-def tolerance(family):
-    return 1e-5 if family in SINGLE_PRECISION else 1e-10
 
 
 @torch.no_grad()

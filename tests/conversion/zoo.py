@@ -61,6 +61,11 @@ def side_of(family):
     return SMALL.get(family, Small()).side
 
 
+def tolerance(family):
+    """What separates equal results of two roads."""
+    return 1e-5 if family in SINGLE_PRECISION else 1e-10
+
+
 def family_network(family):
     """A float64 network in eval mode of the family."""
     small = SMALL.get(family, Small())
