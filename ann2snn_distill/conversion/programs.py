@@ -8,15 +8,12 @@ A program is compiled to plain Python and run against the body that owns the par
 What is constant in time runs on B rows until it meets what is not.
 """
 
-import operator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from timm.layers import BlurPool2d
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch import Tensor, fx
 
+from ann2snn_distill.conversion.backward import needs_input_value
 from ann2snn_distill.conversion.emit import Program, RateGraph, TimeGraph
 from ann2snn_distill.conversion.encoders import two_sided
 from ann2snn_distill.conversion.fused_pair import FusedPair
@@ -41,13 +38,6 @@ from ann2snn_distill.neurons.temporal import (
     observe_neuron,
     unroll_neuron,
 )
-
-_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, BlurPool2d)
-_POOL_FUNCTIONS = (F.avg_pool2d, F.adaptive_avg_pool2d)
-_SCALINGS = (
-    operator.mul, operator.matmul, operator.truediv, torch.mul, torch.matmul, torch.div, torch.bmm, torch.einsum,
-    torch.addcmul, "mul", "matmul", "div", "bmm", "addcmul",
-)  # fmt: skip
 
 Records = tuple[Tensor, ...]
 
@@ -169,7 +159,7 @@ class Pair:
         elif role is Role.ANALOG:
             self._analog(node)
         else:
-            if role is Role.SYNAPSE and _needs_input_value(sites, node):
+            if role is Role.SYNAPSE and needs_input_value(sites, node):
                 self._record_inputs(node)
             self.time.copy(node)
             self.rate.copy(node, cheap=not sites.is_weighted(node))
@@ -241,11 +231,3 @@ def _unroll_norm(time: TimeGraph, node: fx.Node, source: fx.Node, *, training: b
     else:
         result = time.call(unroll_norm_eval, (time.data(source), state), {"eps": module.eps})
     time.define(node, result, static=static)
-
-
-def _needs_input_value(sites: Sites, node: fx.Node) -> bool:
-    """Return whether PyTorch's backward of a synapse takes its input: for weights, and a pool's for its shape."""
-    if node.op == "call_module":
-        module = sites.trace.body.get_submodule(str(node.target))
-        return isinstance(module, _POOLS) or any(True for _ in module.parameters())
-    return sites.is_weighted(node) or node.target in (*_SCALINGS, *_POOL_FUNCTIONS)

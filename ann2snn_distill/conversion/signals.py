@@ -59,17 +59,9 @@ def _signal(sites: Sites, node: fx.Node, inputs: list[Signal]) -> Signal:
     if role is Role.ANALOG:
         kept = is_maxpool(sites, node) or _name(sites, node) in _POINTWISE
         return max(inputs) if kept else Signal.ANALOG
-    if role is Role.SYNAPSE and (len(inputs) > 1 or _mixes(sites, node)):
+    if role is Role.SYNAPSE and len(inputs) > 1:
         return max(Signal.SUM, *inputs)
-    return max(inputs)
-
-
-def _mixes(sites: Sites, node: fx.Node) -> bool:
-    """Return whether a synapse of one operand weighs several of its values: all but scalings and offsets do."""
-    if _is_nearest(sites, node):
-        return False
-    scales = ("LayerScale", "LayerScale2d", "add", "sub", "neg", "mul", "truediv", "div", "addcmul")
-    return _name(sites, node) not in scales
+    return max(inputs)  # an average, a norm or a scale belongs to the synapse behind it
 
 
 def _is_nearest(sites: Sites, node: fx.Node) -> bool:

@@ -20,8 +20,8 @@ from timm.layers import (
 from torch import nn
 from torch.nn import functional as F
 
+from ann2snn_distill.conversion.proxies import assigned
 from ann2snn_distill.conversion.rules import Role, Rule, RuleBook, product, selection
-from ann2snn_distill.conversion.tracer import assigned
 
 _NEURON_MODULES = (
     nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.Mish,

@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ann2snn_distill.conversion.canonical import canonical
-from ann2snn_distill.conversion.tracer import BATCH, VALUE, ValueTracer, meta_copy
+from ann2snn_distill.conversion.proxies import VALUE
+from ann2snn_distill.conversion.tracer import BATCH, ValueTracer, meta_copy
 from ann2snn_distill.errors import UnsupportedModelError
 
 _PREFIX = "network"
