@@ -112,9 +112,7 @@ class _Bench:
         self._student = self._on_device(self._spiking())
         wanted = settings.branches if case.method == "hybrid" else "none"
         positions = choose_positions(self._student.stages, teacher.stages, wanted, same_network=True)
-        self._branches = self._on_device(
-            HybridBranches(self._student.stages, teacher, positions, img_size=settings.img_size or 0)
-        )
+        self._branches = self._on_device(HybridBranches(self._student.stages, teacher, positions))
 
     @property
     def branch_names(self) -> tuple[str, ...]:

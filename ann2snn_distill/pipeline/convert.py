@@ -93,7 +93,7 @@ def _calibration(run: Prepared, taught: Taught, *, images: int = _CALIBRATION_IM
 def _branches(run: Prepared, student: SpikingNetwork, teacher: StagedAnn) -> HybridBranches:
     with torch.random.fork_rng():
         torch.manual_seed(run.settings.seed)
-        return HybridBranches(student.stages, teacher, run.positions, img_size=run.dataset.img_size).to(run.device)
+        return HybridBranches(student.stages, teacher, run.positions).to(run.device)
 
 
 def _fit(

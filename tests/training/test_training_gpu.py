@@ -42,7 +42,7 @@ def made(dtype, *, fast, amp):
     ).to("cuda", dtype)
     teacher = StagedAnn(partitioned(model, img_size=SIZE)).to("cuda")
     positions = choose_positions(student.stages, teacher.stages, "auto", same_network=True)
-    branches = HybridBranches(student.stages, teacher, positions, img_size=SIZE).to("cuda")
+    branches = HybridBranches(student.stages, teacher, positions).to("cuda")
     teacher.to(dtype)
     branches.to(dtype)
     objective = HybridObjective(
