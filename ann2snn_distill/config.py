@@ -169,7 +169,8 @@ class BatchSettings(Frozen):
 class InspectSettings(Frozen):
     """Everything `inspect` can be told: no data, no weights, no training."""
 
-    model: str = Field(description="timm name, hf-hub:org/name, or a student.safetensors")
+    model: str | None = Field(None, description="timm name, hf-hub:org/name, or a student.safetensors")
+    all: bool = Field(False, description="one model of each of timm's families, at its own image side")
     img_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(
         None, description="image side, pixels (default: the model's own)"
     )

@@ -76,11 +76,11 @@ def partition(sites: Sites, *, feature_paths: Sequence[str], stem_path: str) -> 
 def default_branches(stages: Sequence[Stage]) -> tuple[str, ...]:
     """Return the names of the cuts that guide by default: not the stem's, not the last feature's, not "fc".
 
-    Where more than four features in a row have one shape, as a transformer's blocks have, those at quarters of their
+    Where more than four features in a row have one size, as a transformer's blocks have, those at quarters of their
     number stand for all.
     """
     features = [stage for stage in stages[:-1] if stage.name != CLASSIFIER_CUT]
-    alike = [list(group) for _, group in groupby(features, key=lambda stage: stage.shape)]
+    alike = [list(group) for _, group in groupby(features, key=lambda stage: (stage.reduction, stage.channels))]
     chosen = [stage for group in alike for stage in (group if len(group) <= 4 else _quarters(group))]
     return tuple(stage.name for stage in chosen if stage is not features[-1] and not stage.after_stem)
 

@@ -27,14 +27,15 @@ def inspect(target: str, *, settings: InspectSettings, observe: Observer) -> Ins
     if Path(target).suffix == ".safetensors":
         path = Path(target)
         try:
-            return _inspected(_from_file(path, settings))
+            rebuilt = _from_file(path, settings)
+            return _inspected(str(rebuilt.model), rebuilt)
         except UsageError as error:  # the user did not choose these values: the file did
             raise BadInputError(f"the network of {path} cannot be built here: {error}") from error
-    return _inspected(settings)
+    return _inspected(target, settings)
 
 
-def _inspected(settings: InspectSettings) -> Inspection:
-    name = resolve_model_name(settings.model)
+def _inspected(target: str, settings: InspectSettings) -> Inspection:
+    name = resolve_model_name(target)
     size, stem = network_form(name, settings.img_size, settings.stem, settings.model_kwargs)
     module = build_blueprint(
         name, classes=settings.classes, img_size=size, stem=stem, model_kwargs=settings.model_kwargs
