@@ -122,7 +122,7 @@ class SnnHeader(_Part):
     timesteps: Annotated[int, Field(ge=1, le=1024)]
     neuron: NeuronHeader
     cuts: tuple[_Shown, ...] = Field(description="names of the cuts between stages")
-    coverage: _Name = Field(description="where neurons stand: activations")
+    coverage: _Name = Field(description="where neurons stand: activations or full")
     maxpool: _Name = Field(description="what became of max pooling: keep or avg")
     stem: Literal["keep", "small"] = Field(description="small: no stride before the first stage")
     model_kwargs: Annotated[dict[str, Any], AfterValidator(_plain_arguments)] = Field(

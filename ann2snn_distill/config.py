@@ -134,7 +134,7 @@ class ConvertSettings(NetworkSettings, FitSettings):
     neuron: NeuronName = Field("lif", description="neuron model")
     decay: _Fraction | None = Field(None, description="membrane kept per timestep (default: lif 0.2, if 1)")
     threshold: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="firing threshold (default: 1, calibrated with --init teacher)"
+        None, description="firing threshold of activations (default: 1 behind a batch norm, else calibrated)"
     )
     v_init: Annotated[float, Field(ge=-10, lt=1)] | None = Field(
         None, description="initial membrane, in thresholds (default: lif 0, if 0.5)"
@@ -188,7 +188,8 @@ class BatchSettings(Frozen):
 class InspectSettings(Frozen):
     """Everything `inspect` can be told: no data, no weights, no training."""
 
-    model: str = Field(description="timm name, hf-hub:org/name, or a student.safetensors")
+    model: str | None = Field(None, description="timm name, hf-hub:org/name, or a student.safetensors")
+    all: bool = Field(False, description="one model of each of timm's families, at its own image side")
     img_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(
         None, description="image side, pixels (default: the model's own)"
     )
@@ -218,6 +219,9 @@ class BenchSettings(Frozen):
         "hybrid,rate,bptt,ann", description="methods, separated by commas"
     )
     steps: Annotated[int, Field(ge=1, le=100_000)] = Field(20, description="timed steps of each, after warm-up")
+    dataset: str | None = Field(None, description="data whose batches are timed, too: a name or a folder")
+    data_dir: Path | None = Field(None, description="where the data lie (default: data/ in the cache)")
+    workers: Annotated[int, Field(ge=0, le=256)] = Field(4, description="processes that decode streamed images")
     img_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(
         None, description="image side, pixels (default: the model's own)"
     )

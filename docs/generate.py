@@ -1,10 +1,15 @@
-"""Rewrite the generated tables of docs/checkpoint-format.md from the schemas: `python docs/generate.py`.
+"""Rewrite the generated parts of the pages.
 
-A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`; NAME is a model below.
+- `python docs/generate.py`: the tables of checkpoint-format.md, from the schemas;
+- `snn-distill inspect --all --json > families.json`, then `python docs/generate.py families.json`: those of
+  supported-models.md, from what was inspected.
+
+A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`; NAME is a model below, or Families.
 """
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +17,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from ann2snn_distill.checkpoint import SnnHeader
+from ann2snn_distill.reporting.inspection import CoveredFate, Families, FamilyFate
 from ann2snn_distill.reporting.report import Report
 
 PAGE = Path(__file__).with_name("checkpoint-format.md")
+MODELS_PAGE = Path(__file__).with_name("supported-models.md")
 
 MODELS: dict[str, type[BaseModel]] = {"SnnHeader": SnnHeader, "Report": Report}
 
@@ -77,5 +84,47 @@ def _bounds(schema: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"each {bound}" for part in inner if isinstance(part, dict) for bound in _bounds(part))
 
 
+def with_families(page: str, found: Families) -> str:
+    """Return `page` with the list of families written anew."""
+    return _PART.sub(lambda part: f"{part[1]}\n{_families(found)}\n{part[3]}", page)
+
+
+def _families(found: Families) -> str:
+    lines = [
+        f"Of the {len(found.families)} families of timm {found.timm}, {len(found.converted)} convert.",
+        "",
+        "| family | model | px | parameters, M | GMAC | products, GMAC | branches "
+        "| activations: neurons, spiking % | full: neurons, spiking %, after the first layer % |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        *(family_row(fate) for fate in found.converted),
+        "",
+        "Refused:",
+        "",
+        *(f"- `{fate.family}` (`{fate.model}`): {fate.refused}" for fate in found.families if fate.refused),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def family_row(fate: FamilyFate) -> str:
+    """Return the line of one family, which is not refused."""
+    assert fate.activations is not None
+    assert fate.full is not None
+    numbers = (fate.parameters or 0) / 1e6, (fate.total_macs or 0) / 1e9, (fate.product_macs or 0) / 1e9
+    cells = [
+        fate.family, f"`{fate.model}`", f"{fate.img_size}", *(f"{number:.2f}" for number in numbers),
+        f"{len(fate.branches)}", _covered(fate.activations),
+        f"{_covered(fate.full)}, {100 * fate.full.share_after_first:.1f}",
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def _covered(fate: CoveredFate) -> str:
+    return f"{fate.neurons}, {100 * fate.share:.1f}"
+
+
 if __name__ == "__main__":
-    PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    if len(sys.argv) > 1:
+        inspected = Families.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+        MODELS_PAGE.write_text(with_families(MODELS_PAGE.read_text(encoding="utf-8"), inspected), encoding="utf-8")
+    else:
+        PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -26,7 +26,7 @@ PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 SETTINGS: dict[str, tuple[type[BaseModel], Positional]] = {
     "convert": (ConvertSettings, MODEL),
     "teach": (TeachSettings, MODEL),
-    "inspect": (InspectSettings, Positional("model", "MODEL|CKPT")),
+    "inspect": (InspectSettings, Positional("model", "MODEL|CKPT", unless="all")),
     "eval": (EvalSettings, Positional("checkpoint", "CKPT")),
     "batch": (BatchSettings, Positional("runs", "RUNS.toml")),
 }

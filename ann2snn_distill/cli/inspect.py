@@ -1,33 +1,50 @@
 """`snn-distill inspect`: the fate of every layer, before any training."""
 
-from ann2snn_distill.cli import results
+from collections.abc import Mapping
+
+from ann2snn_distill.cli import fates
 from ann2snn_distill.cli.options import Json, with_flags
 from ann2snn_distill.cli.output import emit, show
 from ann2snn_distill.cli.render import observing
 from ann2snn_distill.cli.resolve import Positional
 from ann2snn_distill.config import InspectSettings
 from ann2snn_distill.errors import UnsupportedModelError
-from ann2snn_distill.reporting.inspection import Inspection
 
 
-@with_flags(InspectSettings, positional=Positional("model", "MODEL|CKPT"))
+@with_flags(InspectSettings, positional=Positional("model", "MODEL|CKPT", unless="all"))
 def inspect(settings: InspectSettings, *, json: Json = False) -> None:
     """Show the fate of every layer, without training."""
+    _all(settings, json=json) if settings.model is None else _one(settings.model, settings, json=json)
+
+
+def _one(model: str, settings: InspectSettings, *, json: bool) -> None:
     from ann2snn_distill import pipeline
 
     with observing() as observe:
-        found = pipeline.inspect(settings.model, settings=settings, observe=observe)
-    if json:
-        emit(found.model_dump_json(indent=2) + "\n")
-    else:
-        show(*results.inspection(found))
-    _check(found, strict=settings.strict)
+        found = pipeline.inspect(model, settings=settings, observe=observe)
+    emit(found.model_dump_json(indent=2) + "\n") if json else show(*fates.inspection(found))
+    _check({found.model: found.coverage.share or 0.0}, settings)
 
 
-def _check(found: Inspection, *, strict: float | None) -> None:
-    covered = 100 * (found.coverage.share or 0.0)
-    if strict is not None and covered < strict:
+def _all(settings: InspectSettings, *, json: bool) -> None:
+    from ann2snn_distill import pipeline
+
+    with observing() as observe:
+        found = pipeline.inspect_families(settings, observe)
+    emit(found.model_dump_json(indent=2) + "\n") if json else show(*fates.families(found))
+    covered = {fate.model: getattr(fate, settings.coverage).share for fate in found.converted}
+    _check({**dict.fromkeys((fate.model for fate in found.families), 0.0), **covered}, settings)
+
+
+def _check(shares: Mapping[str, float], settings: InspectSettings) -> None:
+    """Refuse models of which spikes drive less than --strict asks for."""
+    if settings.strict is None:
+        return
+    below = [model for model, share in shares.items() if 100 * share < settings.strict]
+    if below:
+        more = f", and too little of {len(below) - 1} more" if len(below) > 1 else ""
+        way_on = "" if settings.coverage == "full" else "; try --coverage full"
         raise UnsupportedModelError(
-            f"spikes drive {covered:.2f} % of the multiply-accumulates of {found.model}, "
-            f"below --strict {strict:g} %; try --coverage full"
+            f"spikes drive {100 * shares[below[0]]:.2f} % of the multiply-accumulates of {below[0]}{more}, "
+            f"below --strict {settings.strict:g} %{way_on}"
         )

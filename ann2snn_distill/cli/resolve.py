@@ -24,10 +24,11 @@ _LONGEST_KEY = 100
 
 @dataclass(frozen=True)
 class Positional:
-    """The field that is given without a flag, and its name in the help."""
+    """The field that is given without a flag, its name in the help, and the flag in whose presence it is not given."""
 
     field: str
     metavar: str
+    unless: str | None = None
 
 
 def resolve(
@@ -69,7 +70,10 @@ def checked_settings(
         UsageError: a value is missing or does not fit.
     """
     known = properties(settings)
-    for field in (positional.field, *required):
+    replaced = positional.unless is not None and bool(values.get(positional.unless))
+    if replaced and positional.field in values:
+        raise UsageError(f"{name(positional.unless or '')} takes no {positional.metavar}; give one or the other")
+    for field in (*(() if replaced else (positional.field,)), *required):
         if field not in values:
             raise UsageError(f"{name(field)} is missing: {known[field].description}")
     for field, value in values.items():

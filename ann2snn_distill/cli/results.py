@@ -1,6 +1,5 @@
-"""Reports and inspections as tables on stdout."""
+"""Reports and benchmarks as tables on stdout."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from rich.console import RenderableType
@@ -8,7 +7,6 @@ from rich.console import RenderableType
 from ann2snn_distill.cli.output import cell, table
 from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.reporting.benchmark import Benchmark, StepTime
-from ann2snn_distill.reporting.inspection import Inspection, LayerFate
 from ann2snn_distill.reporting.report import CoverageResult, Report
 
 
@@ -64,33 +62,6 @@ def evaluation(report: Report, reported: Mapping[str, float]) -> Iterator[Render
         yield f"differs from the report by up to {max(compared):.4g} points"
 
 
-def inspection(found: Inspection) -> Iterator[RenderableType]:
-    """Lay out the stages, the layers by role, and each layer that computes."""
-    yield f"{found.model}, {found.img_size} px, {found.classes} classes, {found.parameters:,} parameters"
-    stage_columns = ("stage", "path", "channels", "reduction", "parameters", "neurons", "branch")
-    yield table(
-        "stages",
-        stage_columns,
-        (
-            (s.name, s.path, s.channels, s.reduction, s.parameters, s.neurons, "yes" if s.branch else "no")
-            for s in found.stages
-        ),
-    )
-    layer_columns = ("layer", "type", "role", "stage", "input", "multiply-accumulates")
-    yield table(
-        "layers",
-        layer_columns,
-        (
-            (layer.name, layer.kind, layer.role, layer.stage, _input(layer), layer.macs)
-            for layer in found.layers
-            if layer.role != "shape"
-        ),
-    )
-    yield table("roles", ("role", "layers", "binary input", "multiply-accumulates"), _roles(found.layers))
-    yield f"spiking coverage: {share(found.coverage)} of multiply-accumulates are driven by spikes"
-    yield from (f"warning: {text}" for text in found.warnings)
-
-
 def benchmark(found: Benchmark) -> Iterator[RenderableType]:
     """Lay out what `bench` measured, and what it depends on."""
     yield (
@@ -102,6 +73,9 @@ def benchmark(found: Benchmark) -> Iterator[RenderableType]:
         "method", "T", "batch", "ms", "10-90 %", "images/s", "x ANN", "TFLOP/s", "peak MiB", "estimate", "set-up, s",
     )  # fmt: skip
     yield table("training step", columns, (_step(row) for row in found.rows))
+    if found.data:
+        rows = ((d.dataset, d.batch_size, round(d.images_per_second), d.images, d.workers) for d in found.data)
+        yield table("batches alone", ("data", "batch", "images/s", "images timed", "workers"), rows)
 
 
 def _step(row: StepTime) -> tuple[object, ...]:
@@ -118,17 +92,3 @@ def _step(row: StepTime) -> tuple[object, ...]:
 def share(coverage: CoverageResult) -> str:
     """Write a coverage as percent."""
     return "-" if coverage.share is None else f"{100 * coverage.share:.2f} %"
-
-
-def _input(layer: LayerFate) -> str:
-    return {True: "binary", False: "analog", None: "-"}[layer.binary_input]
-
-
-def _roles(layers: tuple[LayerFate, ...]) -> list[tuple[object, ...]]:
-    groups: dict[str, list[LayerFate]] = defaultdict(list)
-    for layer in layers:
-        groups[layer.role].append(layer)
-    return [
-        (role, len(group), sum(x.binary_input is True for x in group), sum(x.macs or 0 for x in group))
-        for role, group in groups.items()
-    ]

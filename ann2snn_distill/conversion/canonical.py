@@ -1,37 +1,17 @@
 """Make visible, before tracing, what a network's modules hide inside their forward.
 
 Paths and parameter names stay, so weights load into a canonical network as into the original. A canonical network
-is for tracing: the tracer emits a norm's `drop` and `act` children behind it (see trace.py).
+is for tracing: the tracer emits a norm's `drop` and `act` children behind it (see tracer.py).
 """
 
 import copy
 
-import torch
 from timm.layers import BatchNormAct2d
-from timm.models.vgg import ConvMlp
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from ann2snn_distill.errors import UnsupportedModelError
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
-
-
-class OpenConvMlp(nn.Module):
-    """timm's vgg head without its branch on the input's side: pooling to the same side changes nothing."""
-
-    def __init__(self, closed: ConvMlp):
-        super().__init__()
-        self.kernel_side: int = closed.input_kernel_size
-        self.fc1, self.act1, self.drop = closed.fc1, closed.act1, closed.drop
-        self.fc2, self.act2 = closed.fc2, closed.act2
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the features of `x` (N, C, H, W), resized to the kernel's side where it is smaller."""
-        height, width = (torch.sym_max(self.kernel_side, side) for side in (x.shape[-2], x.shape[-1]))
-        x = self.act1(self.fc1(F.adaptive_avg_pool2d(x, (height, width))))  # type: ignore[arg-type]
-        features: Tensor = self.act2(self.fc2(self.drop(x)))
-        return features
 
 
 def canonical(model: nn.Module) -> nn.Module:
@@ -54,9 +34,7 @@ def canonical(model: nn.Module) -> nn.Module:
 def _replacement(module: nn.Module) -> nn.Module | None:
     if type(module) is BatchNormAct2d:
         return _open_norm(module)
-    if type(module) is ConvMlp:
-        return OpenConvMlp(module)
-    if isinstance(module, nn.Dropout | nn.Dropout2d | nn.AlphaDropout):
+    if isinstance(module, nn.modules.dropout._DropoutNd):
         return nn.Identity()
     return None
 

@@ -1,22 +1,18 @@
 """What drives each synapse: spikes, or analog values. A model is as spiking as its multiply-accumulates are."""
 
 from dataclasses import dataclass
-from enum import IntEnum
+from math import prod
 
+import torch
 from torch import fx, nn
+from torch.nn import functional as F
 
-from ann2snn_distill.conversion.rules import Kind, Role, describe
+from ann2snn_distill.conversion.rules import Role, describe
+from ann2snn_distill.conversion.signals import Signal, find_signals
 from ann2snn_distill.conversion.sites import Sites
+from ann2snn_distill.conversion.tracer import BATCH
 
-_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool2d)
-
-
-class Signal(IntEnum):
-    """What flows: spikes times a scale a channel, a sum of several spikes, or analog values; the larger wins."""
-
-    BINARY = 0
-    SUM = 1
-    ANALOG = 2
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 
 @dataclass(frozen=True)
@@ -29,8 +25,9 @@ class LayerFate:
         operation: class, function or method.
         role: what it is to the SNN.
         binary_input: of a convolution or linear layer, whether spikes drive it; None for others.
-        macs: multiply-accumulates a timestep and image.
+        macs: multiply-accumulates a timestep and image, of a product of two activations as well.
         static: whether it works on what is constant in time, so that once a static image is enough.
+        first: of a convolution or linear layer, whether it reads the image itself.
     """
 
     name: str
@@ -40,26 +37,43 @@ class LayerFate:
     binary_input: bool | None
     macs: int
     static: bool
+    first: bool
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Fates of all layers, and multiply-accumulates a timestep and image: driven by spikes, and all."""
+    """Fates of all layers, and multiply-accumulates a timestep and image.
+
+    Attributes:
+        layers: every data call site.
+        spiking_macs: those of convolutions and linear layers that spikes drive.
+        first_macs: those of layers that read the image.
+        total_macs: all of convolutions and linear layers.
+        product_macs: of matrix products of two activations, as in attention; not in the total.
+    """
 
     layers: tuple[LayerFate, ...]
     spiking_macs: int
+    first_macs: int
     total_macs: int
+    product_macs: int
 
     @property
     def share(self) -> float:
         """Spiking over all, in [0, 1]."""
         return self.spiking_macs / self.total_macs if self.total_macs else 0.0
 
+    @property
+    def share_after_first(self) -> float:
+        """Spiking over all but the layers that read the image, in [0, 1]."""
+        rest = self.total_macs - self.first_macs
+        return self.spiking_macs / rest if rest else 0.0
+
 
 def coverage(sites: Sites) -> Coverage:
     """Return what becomes of every data call site of a network."""
-    signals = _signals(sites)
-    static = _static(sites)
+    signals = find_signals(sites)
+    static, first = _static(sites), _reading_the_image(sites)
     fates = []
     for node in sites.roles:
         weighted = sites.is_weighted(node)
@@ -70,33 +84,19 @@ def coverage(sites: Sites) -> Coverage:
                 operation=describe(node, sites.trace.body),
                 role=sites.roles[node],
                 binary_input=signals[sites.data_inputs(node)[0]] is Signal.BINARY if weighted else None,
-                macs=_macs(sites, node) if weighted else 0,
+                macs=_macs(sites, node) if weighted or sites.is_matrix_product(node) else 0,
                 static=node in static,
+                first=weighted and sites.data_inputs(node)[0] in first,
             )
         )
-    spiking = sum(fate.macs for fate in fates if fate.binary_input)
-    return Coverage(tuple(fates), spiking, sum(fate.macs for fate in fates))
-
-
-def _signals(sites: Sites) -> dict[fx.Node, Signal]:
-    signals: dict[fx.Node, Signal] = {}
-    for node in sites.trace.graph.nodes:
-        if sites.kinds[node] is Kind.DATA:
-            signals[node] = _signal(sites, node, [signals[source] for source in sites.data_inputs(node)])
-    return signals
-
-
-def _signal(sites: Sites, node: fx.Node, inputs: list[Signal]) -> Signal:
-    role = sites.roles.get(node)
-    if role is Role.NEURON:
-        return Signal.BINARY
-    if not inputs or sites.is_weighted(node):
-        return Signal.ANALOG
-    if role is Role.ANALOG and not _is_maxpool(sites, node):
-        return Signal.ANALOG
-    if role is Role.SYNAPSE and len(inputs) > 1:
-        return max(Signal.SUM, *inputs)
-    return max(inputs)
+    weighted_fates = [fate for fate in fates if fate.binary_input is not None]
+    return Coverage(
+        layers=tuple(fates),
+        spiking_macs=sum(fate.macs for fate in weighted_fates if fate.binary_input),
+        first_macs=sum(fate.macs for fate in weighted_fates if fate.first),
+        total_macs=sum(fate.macs for fate in weighted_fates),
+        product_macs=sum(fate.macs for fate in fates if fate.binary_input is None),
+    )
 
 
 def _static(sites: Sites) -> set[fx.Node]:
@@ -108,22 +108,45 @@ def _static(sites: Sites) -> set[fx.Node]:
     return static
 
 
-def _is_maxpool(sites: Sites, node: fx.Node) -> bool:
-    if node.op != "call_module":
-        return "max_pool" in getattr(node.target, "__name__", "")
-    return isinstance(sites.trace.body.get_submodule(str(node.target)), _POOLS)
+def _reading_the_image(sites: Sites) -> set[fx.Node]:
+    """Return the nodes that no layer with weights is in front of."""
+    found: set[fx.Node] = set()
+    for node in sites.trace.graph.nodes:
+        if not sites.is_weighted(node) and all(source in found for source in sites.data_inputs(node)):
+            found.add(node)
+    return found
 
 
 def _macs(sites: Sites, node: fx.Node) -> int:
-    """Return output values an image times the weights that meet in each."""
-    outputs = 1
-    for size in sites.trace.shapes[node][1:]:
-        outputs *= size
-    if node.op == "call_module":
-        weight = tuple(sites.trace.body.get_parameter(f"{node.target}.weight").shape)
-    else:
-        weight = sites.trace.shapes[node.all_input_nodes[1]]
-    per_output = 1
-    for size in weight[1:]:
-        per_output *= size
-    return outputs * per_output
+    """Return the multiply-accumulates of one image: output values times the weights that meet in each."""
+    shapes = sites.trace.shapes
+    operands = [shapes[source] for source in node.all_input_nodes if source in shapes]
+    outputs = prod(shapes[node])
+    module = sites.module(node)
+    if module is not None:
+        weight = tuple(module.get_parameter("weight").shape)
+        outputs = prod(operands[0]) if isinstance(module, _TRANSPOSED) else outputs
+        return outputs * prod(weight[1:]) // BATCH
+    if node.target is F.scaled_dot_product_attention:
+        query, key, value = operands[:3]
+        return prod(query[:-1]) * key[-2] * (query[-1] + value[-1]) // BATCH
+    if node.target is torch.einsum:
+        return _einsum_macs(str(node.args[0]), operands) // BATCH
+    if node.target in (F.conv_transpose1d, F.conv_transpose2d):
+        return prod(operands[0]) * prod(operands[1][1:]) // BATCH
+    if node.target in (F.linear, F.conv1d, F.conv2d, F.conv3d):
+        return outputs * prod(operands[1][1:]) // BATCH
+    if node.target is torch.baddbmm:
+        return outputs * operands[1][-1] // BATCH
+    return outputs * operands[0][-1] // BATCH
+
+
+def _einsum_macs(equation: str, operands: list[tuple[int, ...]]) -> int:
+    """Return the product of the sizes of all its letters."""
+    terms = equation.replace(" ", "").partition("->")[0].split(",")
+    sizes = {
+        letter: size
+        for term, shape in zip(terms, operands, strict=True)
+        for letter, size in zip(term, shape, strict=True)
+    }
+    return prod(sizes.values())

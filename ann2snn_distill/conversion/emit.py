@@ -84,7 +84,8 @@ class TimeGraph(_Graph):
         if static or not self.is_static(node):
             return self._values[node]
         if node not in self._repeated:
-            self._repeated[node] = self.call(repeat_over_time, (self._values[node], self.timesteps))
+            axis = self.sites.trace.batch_axes[node]
+            self._repeated[node] = self.call(repeat_over_time, (self._values[node], self.timesteps, axis))
         return self._repeated[node]
 
     def _other(self, node: fx.Node, *, static: bool) -> fx.Node:
@@ -129,7 +130,7 @@ class RateGraph(_Graph):
 
     def record(self, index: int) -> fx.Node:
         """Add a read of the record at `index`."""
-        return self.item(self._records, index)
+        return self.graph.create_node("call_function", operator.getitem, (self._records, index), name=f"record_{index}")
 
     def finish(self, output: fx.Node) -> "Program":
         """Return the program `(body, x_B, records) -> output_B`."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
+from ann2snn_distill.conversion.encoders import two_sided
 from ann2snn_distill.conversion.partition import Stage
 from ann2snn_distill.conversion.rules import Role
 from ann2snn_distill.conversion.sites import Sites
@@ -37,9 +38,10 @@ class Drive:
 
 
 def drives(sites: Sites, stage: Stage) -> dict[fx.Node, Drive]:
-    """Return the drive of every neuron of a stage."""
+    """Return the drive of every neuron of a stage but the pairs, which have an operation of their own."""
     own = {node for node in stage.nodes if node is not stage.output}
-    return {node: _drive(sites, node, own) for node in stage.nodes if sites.roles.get(node) is Role.NEURON}
+    neurons = [node for node in stage.nodes if sites.roles.get(node) is Role.NEURON and node.target is not two_sided]
+    return {node: _drive(sites, node, own) for node in neurons}
 
 
 def _drive(sites: Sites, neuron: fx.Node, own: set[fx.Node]) -> Drive:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from torch import Tensor, fx, nn
 
 from ann2snn_distill.conversion.emit import Program
+from ann2snn_distill.conversion.full import with_full_coverage
 from ann2snn_distill.conversion.partition import Stage, partition
-from ann2snn_distill.conversion.rules import STANDARD_RULES, Kind, RuleBook
+from ann2snn_distill.conversion.rules import Kind, RuleBook
 from ann2snn_distill.conversion.sites import Sites, find_sites
+from ann2snn_distill.conversion.standard_rules import STANDARD_RULES
 from ann2snn_distill.conversion.trace import trace
 
 
@@ -28,18 +30,23 @@ class Partitioned:
         return [stage.name for stage in self.stages].index(cut)
 
 
-def partitioned(model: nn.Module, *, img_size: int, rules: RuleBook = STANDARD_RULES) -> Partitioned:
+def partitioned(
+    model: nn.Module, *, img_size: int, rules: RuleBook = STANDARD_RULES, full_coverage: bool = False
+) -> Partitioned:
     """Trace a timm model and cut it at its `feature_info`.
 
     Args:
         model: the network; it is copied, never changed.
         img_size: image side, pixels.
         rules: what each operation is to an SNN.
+        full_coverage: whether to insert neurons wherever a synapse would read analog values.
 
     Raises:
         UnsupportedModelError: it cannot be traced, or holds an operation without a rule.
     """
-    sites = find_sites(trace(model, img_size=img_size), rules)
+    sites = find_sites(trace(model, img_size=img_size, is_leaf=rules.is_leaf), rules)
+    if full_coverage:
+        sites = with_full_coverage(sites)
     stages = partition(sites, feature_paths=_feature_paths(model), stem_path=_stem_path(model))
     return Partitioned(sites, stages)
 

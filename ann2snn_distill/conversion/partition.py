@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from torch import fx, nn
 
@@ -22,7 +23,8 @@ class Stage:
         nodes: its nodes in order, placeholder and output excluded.
         input: the node before it whose tensor it reads.
         output: its node whose tensor the next stage reads.
-        channels: channels of its output (the last dimension of token features).
+        shape: of its output for one image: (C, H, W), (H, W, C), (tokens, C) or (C,).
+        channels_last: whether the channels are the last dimension of its output.
         reduction: image side over its output's side; None when the output has no sides.
         after_stem: whether only the stem stands before the cut behind it.
     """
@@ -31,9 +33,15 @@ class Stage:
     nodes: tuple[fx.Node, ...]
     input: fx.Node
     output: fx.Node
-    channels: int
+    shape: tuple[int, ...]
+    channels_last: bool
     reduction: int | None
     after_stem: bool
+
+    @property
+    def channels(self) -> int:
+        """Channels of its output."""
+        return self.shape[-1 if self.channels_last else 0]
 
 
 def partition(sites: Sites, *, feature_paths: Sequence[str], stem_path: str) -> tuple[Stage, ...]:
@@ -66,10 +74,19 @@ def partition(sites: Sites, *, feature_paths: Sequence[str], stem_path: str) -> 
 
 
 def default_branches(stages: Sequence[Stage]) -> tuple[str, ...]:
-    """Return the names of the cuts that guide by default: not the stem's, not the last feature's, not "fc"."""
+    """Return the names of the cuts that guide by default: not the stem's, not the last feature's, not "fc".
+
+    Where more than four features in a row have one size, as a transformer's blocks have, those at quarters of their
+    number stand for all.
+    """
     features = [stage for stage in stages[:-1] if stage.name != CLASSIFIER_CUT]
-    names = [stage.name for stage in features[:-1] if not stage.after_stem]
-    return tuple(names)
+    alike = [list(group) for _, group in groupby(features, key=lambda stage: (stage.reduction, stage.channels))]
+    chosen = [stage for group in alike for stage in (group if len(group) <= 4 else _quarters(group))]
+    return tuple(stage.name for stage in chosen if stage is not features[-1] and not stage.after_stem)
+
+
+def _quarters(stages: Sequence[Stage]) -> list[Stage]:
+    return [stages[quarter * len(stages) // 4 - 1] for quarter in (1, 2, 3, 4)]
 
 
 def _clean_cuts(sites: Sites, nodes: list[fx.Node], feature_paths: Sequence[str]) -> list[tuple[str, fx.Node]]:
@@ -85,7 +102,7 @@ def _clean_cuts(sites: Sites, nodes: list[fx.Node], feature_paths: Sequence[str]
             sites.roles.get(member) is Role.NEURON for member in nodes[previous + 1 : position + 1]
         )
         belongs = grows or (name == CLASSIFIER_CUT and position > previous)
-        if belongs and _crossing(sites, nodes, position) == {node}:
+        if belongs and sites.counts_images(node) and _crossing(sites, nodes, position) == {node}:
             cuts.append((name, node))
             previous = position
     return cuts
@@ -138,15 +155,18 @@ def _stage(
     sites: Sites, name: str, members: tuple[fx.Node, ...], *, source: fx.Node, end: fx.Node, after_stem: bool
 ) -> Stage:
     shapes = sites.trace.shapes
-    shape = shapes[end]
+    shape = shapes[end][1:]
     image = next(shapes[node] for node in sites.trace.graph.nodes if node.op == "placeholder")
-    sided = len(shape) == len(image)
+    sided = len(shape) == 3
+    channels_last = not sided or (shape[0] == shape[1] != shape[2])  # images are square
+    side = shape[0] if channels_last else shape[-1]
     return Stage(
         name=name,
         nodes=members,
         input=source,
         output=end,
-        channels=shape[1] if sided else shape[-1],
-        reduction=max(1, round(image[-1] / shape[-1])) if sided else None,
+        shape=shape,
+        channels_last=channels_last,
+        reduction=max(1, round(image[-1] / side)) if sided else None,
         after_stem=after_stem,
     )

@@ -8,16 +8,14 @@ A program is compiled to plain Python and run against the body that owns the par
 What is constant in time runs on B rows until it meets what is not.
 """
 
-import operator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from timm.layers import BlurPool2d
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch import Tensor, fx
 
+from ann2snn_distill.conversion.backward import needs_input_value
 from ann2snn_distill.conversion.emit import Program, RateGraph, TimeGraph
+from ann2snn_distill.conversion.encoders import two_sided
 from ann2snn_distill.conversion.fused_pair import FusedPair
 from ann2snn_distill.conversion.fusion import drives
 from ann2snn_distill.conversion.norms import norm_module, norm_state
@@ -32,6 +30,7 @@ from ann2snn_distill.neurons.norm import (
     unroll_norm_eval,
     unroll_norm_train,
 )
+from ann2snn_distill.neurons.pairs import observe_pair, unroll_pair
 from ann2snn_distill.neurons.rate import answer, neuron_rate, norm_eval_rate, norm_train_rate
 from ann2snn_distill.neurons.temporal import (
     fraction_active,
@@ -39,12 +38,6 @@ from ann2snn_distill.neurons.temporal import (
     observe_neuron,
     unroll_neuron,
 )
-
-_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, BlurPool2d)
-_POOL_FUNCTIONS = (F.avg_pool2d, F.adaptive_avg_pool2d)
-_SCALINGS = (
-    operator.mul, operator.matmul, operator.truediv, torch.mul, torch.matmul, torch.div, "mul", "matmul", "div",
-)  # fmt: skip
 
 Records = tuple[Tensor, ...]
 
@@ -129,7 +122,8 @@ def unrolled(
         if role is Role.NEURON:
             options = {"static": time.is_static(source), "model": neuron}
             threshold = time.threshold(node)
-            result = time.call(unroll_neuron, (time.data(source), threshold, time.timesteps), options)
+            unroll = unroll_pair if node.target is two_sided else unroll_neuron
+            result = time.call(unroll, (time.data(source), threshold, time.timesteps), options)
             time.define(node, result, static=False)
         elif role is Role.NORM:
             _unroll_norm(time, node, source, training=training)
@@ -165,7 +159,7 @@ class Pair:
         elif role is Role.ANALOG:
             self._analog(node)
         else:
-            if role is Role.SYNAPSE and _needs_input_value(sites, node):
+            if role is Role.SYNAPSE and needs_input_value(sites, node):
                 self._record_inputs(node)
             self.time.copy(node)
             self.rate.copy(node, cheap=not sites.is_weighted(node))
@@ -174,7 +168,8 @@ class Pair:
         """Record the mean of `node`, and let the rate graph answer with it from here on."""
         value = self.time.data(node)
         if not self.time.is_static(node):
-            value = self.time.call(mean_over_time, (value, self.time.timesteps), {})
+            axis = self.time.sites.trace.batch_axes[node]
+            value = self.time.call(mean_over_time, (value, self.time.timesteps, axis))
         self.rate.redefine(node, self.rate.call(answer, (self.rate.data(node), self.record(value))))
 
     def _neuron(self, node: fx.Node) -> None:
@@ -182,7 +177,8 @@ class Pair:
         time, rate = self.time, self.rate
         threshold = time.threshold(node)
         options = {"static": time.is_static(source), "model": self.neuron}
-        result = time.call(observe_neuron, (time.data(source), threshold, time.timesteps), options)
+        observe = observe_pair if node.target is two_sided else observe_neuron
+        result = time.call(observe, (time.data(source), threshold, time.timesteps), options)
         time.define(node, time.item(result, 0), static=False)
         value, slope = self.record_fields(time.item(result, 1), 2)
         rate.define(node, rate.call(neuron_rate, (rate.data(source), value, slope)), cheap=True)
@@ -204,14 +200,16 @@ class Pair:
         rate.define(node, answered, cheap=True)
 
     def _analog(self, node: fx.Node) -> None:
+        """Write both calls and record the result; of an operation with several results, each is recorded where read."""
         self._record_inputs(node)
         self.time.copy(node)
         self.rate.copy(node, cheap=False)
-        self.record_value(node)
+        if node in self.time.sites.trace.shapes:
+            self.record_value(node)
 
     def _record_inputs(self, node: fx.Node) -> None:
         for source in self.time.sites.data_inputs(node):
-            if not self.rate.is_cheap(source):
+            if not self.rate.is_cheap(source) and source in self.time.sites.trace.shapes:
                 self.record_value(source)
 
     def record_fields(self, record: fx.Node, count: int) -> list[fx.Node]:
@@ -233,11 +231,3 @@ def _unroll_norm(time: TimeGraph, node: fx.Node, source: fx.Node, *, training: b
     else:
         result = time.call(unroll_norm_eval, (time.data(source), state), {"eps": module.eps})
     time.define(node, result, static=static)
-
-
-def _needs_input_value(sites: Sites, node: fx.Node) -> bool:
-    """Return whether PyTorch's backward of a synapse takes its input: for weights, and a pool's for its shape."""
-    if node.op == "call_module":
-        module = sites.trace.body.get_submodule(str(node.target))
-        return isinstance(module, _POOLS) or any(True for _ in module.parameters())
-    return sites.is_weighted(node) or node.target in (*_SCALINGS, *_POOL_FUNCTIONS)

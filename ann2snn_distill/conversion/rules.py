@@ -4,16 +4,12 @@ A rule book maps module classes (the nearest base class wins), functions and met
 that decides it from the number of data operands. One meaning has one entry in each of the three tables.
 """
 
-import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-import torch
-from timm.layers import BlurPool2d, Conv2dSame, LayerScale, LayerScale2d, StdConv2d
 from torch import fx, nn
-from torch.nn import functional as F
 
 from ann2snn_distill.errors import UnsupportedModelError
 
@@ -48,6 +44,11 @@ Rule = Role | Callable[[int], Role]
 def product(operands: int) -> Role:
     """Return the role of a product: linear in one data operand, analog in two."""
     return Role.SYNAPSE if operands == 1 else Role.ANALOG
+
+
+def selection(operands: int) -> Role:
+    """Return the role of reading at an index: it moves values, unless the data choose the index."""
+    return Role.SHAPE if operands == 1 else Role.ANALOG
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,13 @@ class RuleBook:
             )
         return rule if isinstance(rule, Role) else rule(operands)
 
+    def is_leaf(self, module: nn.Module) -> bool:
+        """Return whether a module stays one call site: it has a rule and hides no other, or it is PyTorch's own."""
+        if any(base in self.modules for base in type(module).__mro__) and not any(True for _ in module.children()):
+            return True
+        containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+        return type(module).__module__.startswith("torch.nn") and not isinstance(module, containers)
+
     def _rule(self, node: fx.Node, body: nn.Module) -> Rule | None:
         if node.op == "call_module":
             bases = type(body.get_submodule(str(node.target))).__mro__
@@ -103,53 +111,3 @@ def describe(node: fx.Node, body: nn.Module) -> str:
     if node.op == "call_function":
         return getattr(node.target, "__name__", str(node.target))
     return str(node.target)
-
-
-_NEURONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.LeakyReLU, nn.ELU, nn.Mish)
-_NEURON_FUNCTIONS = (
-    F.relu, F.relu_, torch.relu, torch.relu_, F.relu6, F.silu, F.gelu, F.hardswish, F.leaky_relu, F.elu, F.mish,
-)  # fmt: skip
-_LINEAR = (
-    nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv2dSame, StdConv2d, nn.Linear, nn.AvgPool1d, nn.AvgPool2d, BlurPool2d,
-    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.Upsample, LayerScale, LayerScale2d,
-)  # fmt: skip
-_LINEAR_FUNCTIONS = (
-    F.linear, F.conv2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.interpolate, torch.mean, torch.sum,
-    operator.add, operator.sub, operator.neg, torch.add, torch.sub,
-)  # fmt: skip
-_PRODUCTS = (operator.mul, torch.mul, operator.matmul, torch.matmul, operator.truediv, torch.div)
-_MAXPOOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool2d)
-_SHAPES = (
-    torch.flatten, torch.cat, torch.concat, torch.stack, torch.split, torch.chunk, torch.permute, torch.reshape,
-    torch.transpose, torch.unbind, torch.squeeze, torch.unsqueeze, operator.getitem, F.pad,
-)  # fmt: skip
-
-STANDARD_RULES = RuleBook(
-    modules={
-        **dict.fromkeys(_NEURONS, Role.NEURON),
-        **dict.fromkeys(_LINEAR, Role.SYNAPSE),
-        **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), Role.NORM),
-        **dict.fromkeys(_MAXPOOLS, Role.ANALOG),
-        **dict.fromkeys((nn.Identity, nn.Flatten, nn.Unflatten, nn.ZeroPad2d), Role.SHAPE),
-    },
-    functions={
-        **dict.fromkeys(_NEURON_FUNCTIONS, Role.NEURON),
-        **dict.fromkeys(_LINEAR_FUNCTIONS, Role.SYNAPSE),
-        **dict.fromkeys(_PRODUCTS, product),
-        **dict.fromkeys((F.max_pool2d, torch.max_pool2d, F.adaptive_max_pool2d), Role.ANALOG),
-        **dict.fromkeys(_SHAPES, Role.SHAPE),
-    },
-    methods={
-        **dict.fromkeys(("relu", "relu_"), Role.NEURON),
-        **dict.fromkeys(("mean", "sum", "add", "sub"), Role.SYNAPSE),
-        **dict.fromkeys(("mul", "div", "matmul"), product),
-        **dict.fromkeys(
-            (
-                "flatten", "view", "reshape", "permute", "transpose", "contiguous", "split", "chunk", "unbind",
-                "squeeze", "unsqueeze", "clone", "expand",
-            ),
-            Role.SHAPE,
-        ),
-    },
-)  # fmt: skip
-"""What converts today; everything else is refused by name."""

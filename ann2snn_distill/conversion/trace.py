@@ -1,27 +1,24 @@
-"""From a network to a graph of call sites, with the shape of every value at a given image size."""
+"""From a network to a graph of call sites, with the shape of every value at a given image size.
 
-import operator
+The image size is settled: what is computed from sides becomes a number in the graph. The batch size is not: the graph
+is run at two of them, and a network that writes one into its forward is refused.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.layers import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ann2snn_distill.conversion.canonical import canonical
+from ann2snn_distill.conversion.proxies import VALUE
+from ann2snn_distill.conversion.tracer import BATCH, ValueTracer, meta_copy
 from ann2snn_distill.errors import UnsupportedModelError
 
 _PREFIX = "network"
-_OUT_OF_PLACE: dict[Any, Any] = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    "add_": "add",
-    "mul_": "mul",
-}
-"""In-place arithmetic would overwrite what a program recorded."""
-
+_OTHER_BATCH = 3
 _DROPOUTS = (F.dropout, F.dropout2d, F.alpha_dropout)
 
 Shape = tuple[int, ...]
@@ -36,35 +33,44 @@ class Trace:
         graph: one placeholder (the image batch), call sites in order, one output (the logits).
         paths: node -> path of the innermost module that makes the call.
         shapes: node -> shape of its tensor for a batch of 2; nodes without a tensor are absent.
+        sizes: nodes whose value holds no tensor: numbers, shapes, types, devices.
+        batch_axes: node -> the dimension of its tensor that counts images; absent where none does.
     """
 
     body: nn.Module
     graph: fx.Graph
     paths: dict[fx.Node, str]
     shapes: dict[fx.Node, Shape]
+    sizes: frozenset[fx.Node]
+    batch_axes: dict[fx.Node, int]
 
 
-def trace(model: nn.Module, *, img_size: int) -> Trace:
+def trace(model: nn.Module, *, img_size: int, is_leaf: Callable[[nn.Module], bool]) -> Trace:
     """Trace `model` for images (B, 3, img_size, img_size).
+
+    Args:
+        model: the network; it is copied, never changed.
+        img_size: image side, pixels.
+        is_leaf: whether a module stays one call site.
 
     Raises:
         UnsupportedModelError: its forward branches on values, or does not run at this image size.
     """
-    body = canonical(model)
-    try:
-        graph = _Tracer().trace(_OneInput(body))
-    except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} cannot be traced: {_first_line(error)}; choose another model"
-        ) from error
-    _remove_dropout(graph)
-    paths = {node: _path(node) for node in graph.nodes}
+    root = _OneInput(canonical(model))
+    meta_root = meta_copy(root)
+    dtype = next((tensor.dtype for tensor in root.parameters()), torch.float32)
+    images = [torch.empty(count, 3, img_size, img_size, device="meta", dtype=dtype) for count in (BATCH, _OTHER_BATCH)]
+    name = type(model).__name__
+    with torch.no_grad():
+        graph = _traced(root, meta_root, images[0], name=name, is_leaf=is_leaf)
+        others = _rerun(graph, root, meta_root, images[1], name=name)
+    _settle_sizes(graph, others)
     for node in graph.nodes:
-        node._rename(node.name.removeprefix(f"{_PREFIX}_"))
-        if node.op in ("call_module", "get_attr"):
-            node.target = node.target.removeprefix(f"{_PREFIX}.")
-        node.target = _OUT_OF_PLACE.get(node.target, node.target)
-    return Trace(body, graph, paths, _shapes(body, graph, img_size))
+        if node.target in _DROPOUTS:  # traced in eval mode, it is the identity
+            node.replace_all_uses_with(node.all_input_nodes[0])
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    _own_constants(graph, root)
+    return _described(graph, root.network, others)
 
 
 class _OneInput(nn.Module):
@@ -79,73 +85,112 @@ class _OneInput(nn.Module):
         return result
 
 
-class _Tracer(fx.Tracer):
-    """Opens every module that timm does not mark as closed, and emits what a canonical norm carries."""
-
-    def __init__(self) -> None:
-        super().__init__(autowrap_functions=tuple(get_notrace_functions()))
-        self._closed = tuple(get_notrace_modules())
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, self._closed) or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        result = super().call_module(m, forward, args, kwargs)
-        if type(m) is nn.BatchNorm2d and "act" in m._modules:
-            result = m.act(m.drop(result))  # type: ignore[operator]
-        return result
-
-
-class _Shapes(fx.Interpreter):
-    """Runs the graph and keeps the shape of every tensor."""
-
-    def __init__(self, body: nn.Module, graph: fx.Graph):
-        super().__init__(body, graph=graph)
-        self.shapes: dict[fx.Node, Shape] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if isinstance(result, Tensor):
-            self.shapes[n] = tuple(result.shape)
-        return result
-
-
-class _ShapeRun(nn.Module):
-    """`_Shapes` as a module, so that its parameters can be replaced by meta tensors."""
-
-    def __init__(self, body: nn.Module, graph: fx.Graph):
-        super().__init__()
-        self.body, self.graph = body, graph
-
-    def forward(self, x: Tensor) -> dict[fx.Node, Shape]:
-        run = _Shapes(self.body, self.graph)
-        run.run(x)
-        return run.shapes
-
-
-def _shapes(body: nn.Module, graph: fx.Graph, img_size: int) -> dict[fx.Node, Shape]:
-    run = _ShapeRun(body, graph)
-    tensors = [*run.named_parameters(), *run.named_buffers()]
-    state = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
-    dtype = next((tensor.dtype for _, tensor in tensors if tensor.is_floating_point()), torch.float32)
-    image = torch.empty(2, 3, img_size, img_size, device="meta", dtype=dtype)
+def _traced(
+    root: nn.Module, meta_root: nn.Module, image: Tensor, *, name: str, is_leaf: Callable[[nn.Module], bool]
+) -> fx.Graph:
     try:
-        with torch.no_grad():
-            shapes: dict[fx.Node, Shape] = torch.func.functional_call(run, state, image)
-    except (RuntimeError, ValueError, AssertionError) as error:
+        return ValueTracer(meta_root, image, is_leaf).trace(root)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{name} cannot be traced: {error}; choose another model") from error
+    except Exception as error:  # whatever a forward raises
+        _check_size(meta_root, image)
+        raise UnsupportedModelError(f"{name} cannot be traced: {_first_line(error)}; choose another model") from error
+
+
+def _check_size(meta_root: nn.Module, image: Tensor) -> None:
+    try:
+        meta_root(image)
+    except Exception as error:
         raise UnsupportedModelError(
-            f"the network does not run on {img_size} px images: {_first_line(error)}; "
+            f"the network does not run on {image.shape[-1]} px images: {_first_line(error)}; "
             "give another --img-size or --model-kwargs"
         ) from error
-    return shapes
 
 
-def _remove_dropout(graph: fx.Graph) -> None:
-    """Take dropout written as a function out: traced in eval mode, it is the identity."""
+class _Values(fx.Interpreter):
+    """Runs a graph and keeps the value of every node."""
+
+    def __init__(self, root: nn.Module, graph: fx.Graph):
+        super().__init__(root, graph=graph)
+        self.values: dict[fx.Node, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.values[n] = super().run_node(n)
+        return self.values[n]
+
+
+def _rerun(graph: fx.Graph, root: nn.Module, meta_root: nn.Module, image: Tensor, *, name: str) -> dict[fx.Node, Any]:
+    """Return every node's value for another number of images."""
+    for node in graph.find_nodes(op="get_attr"):
+        if not node.target.startswith(f"{_PREFIX}."):
+            setattr(meta_root, node.target, node.meta[VALUE])
+    run = _Values(meta_root, graph)
+    try:
+        with torch.device("meta"):
+            logits = run.run(image)
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"{name} cannot be traced: its forward fixes the number of images ({_first_line(error)}); "
+            "choose another model"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != _OTHER_BATCH:
+        raise UnsupportedModelError(f"{name} returns no logits (B, classes); choose a classification model")
+    return run.values
+
+
+def _settle_sizes(graph: fx.Graph, others: dict[fx.Node, Any]) -> None:
+    """Put numbers that do not depend on the number of images into the graph."""
+    settled = {
+        node: value
+        for node in graph.nodes
+        if isinstance(value := node.meta.get(VALUE), int | float) and value == others[node]
+    }
     for node in graph.nodes:
-        if node.target in _DROPOUTS:
-            node.replace_all_uses_with(node.all_input_nodes[0])
-            graph.erase_node(node)
+        node.args = fx.map_arg(node.args, lambda source: settled.get(source, source))
+        node.kwargs = fx.map_arg(node.kwargs, lambda source: settled.get(source, source))
+
+
+def _own_constants(graph: fx.Graph, root: nn.Module) -> None:
+    """Give the network the tensors that its forward makes from numbers alone."""
+    network = root.get_submodule(_PREFIX)
+    for node in graph.find_nodes(op="get_attr"):
+        if not node.target.startswith(f"{_PREFIX}.") and not hasattr(network, node.target):
+            network.register_buffer(node.target, getattr(root, node.target), persistent=False)
+
+
+def _described(graph: fx.Graph, body: nn.Module, others: dict[fx.Node, Any]) -> Trace:
+    paths = {node: _path(node) for node in graph.nodes}
+    values = {node: node.meta.pop(VALUE, None) for node in graph.nodes}
+    for node in graph.nodes:
+        node._rename(node.name.removeprefix(f"{_PREFIX}_"))
+        if node.op in ("call_module", "get_attr"):
+            node.target = node.target.removeprefix(f"{_PREFIX}.")
+    tensors = {node: value for node, value in values.items() if isinstance(value, Tensor)}
+    axes = {node: _batch_axes(value.shape, others[node].shape) for node, value in tensors.items()}
+    mixed = next((node for node, found in axes.items() if len(found) > 1), None)
+    if mixed is not None:
+        raise UnsupportedModelError(
+            f"{paths[mixed] or 'the network'} relates the images of a batch to each other, so that neither its "
+            "result for one image nor time folded into the batch is defined; choose another model"
+        )
+    return Trace(
+        body=body,
+        graph=graph,
+        paths=paths,
+        shapes={node: tuple(value.shape) for node, value in tensors.items()},
+        sizes=frozenset(node for node, value in values.items() if not _holds_tensor(value) and node.op != "output"),
+        batch_axes={node: found[0] for node, found in axes.items() if found},
+    )
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return any(_holds_tensor(part) for part in value)
+    return isinstance(value, Tensor)
+
+
+def _batch_axes(shape: Shape, other: Shape) -> list[int]:
+    return [axis for axis, (size, changed) in enumerate(zip(shape, other, strict=True)) if size != changed]
 
 
 def _path(node: fx.Node) -> str:

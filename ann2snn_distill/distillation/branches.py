@@ -33,21 +33,26 @@ class Position:
 class Projection(nn.Module):
     """C_k: a 1x1 convolution (a linear layer for features without sides), then the teacher's side if it differs."""
 
-    def __init__(self, channels: int, teacher_shape: Sequence[int], *, sided: bool):
+    def __init__(self, student: Stage, teacher: Stage):
         super().__init__()
-        if sided:
-            self.map: nn.Module = nn.Conv2d(channels, teacher_shape[1], kernel_size=1)
-            self.side: tuple[int, int] | None = (teacher_shape[2], teacher_shape[3])
+        self._from_last, self._to_last = student.channels_last, teacher.channels_last
+        self.side: tuple[int, int] | None = None
+        if student.reduction is None:
+            self.map: nn.Module = nn.Linear(student.channels, teacher.channels)
         else:
-            self.map = nn.Linear(channels, teacher_shape[-1])
-            self.side = None
+            self.map = nn.Conv2d(student.channels, teacher.channels, kernel_size=1)
+            rows, columns = teacher.shape[:2] if self._to_last else teacher.shape[1:]
+            self.side = (rows, columns)
 
     def forward(self, rate: Tensor) -> Tensor:
         """Return the projected rate in the shape of the teacher's feature."""
-        feature: Tensor = self.map(rate)
-        if self.side is None or tuple(feature.shape[2:]) == self.side:
-            return feature
-        return F.interpolate(feature, size=self.side, mode="bilinear", antialias=False)
+        if self.side is None:
+            mapped: Tensor = self.map(rate)
+            return mapped
+        feature: Tensor = self.map(rate.movedim(-1, 1) if self._from_last else rate)
+        if tuple(feature.shape[2:]) != self.side:
+            feature = F.interpolate(feature, size=self.side, mode="bilinear", antialias=False)
+        return feature.movedim(1, -1) if self._to_last else feature
 
 
 class HybridBranches(nn.Module):
@@ -57,18 +62,12 @@ class HybridBranches(nn.Module):
         positions: the branches, early to late.
     """
 
-    def __init__(self, student: Sequence[Stage], teacher: StagedAnn, positions: Sequence[Position], *, img_size: int):
+    def __init__(self, student: Sequence[Stage], teacher: StagedAnn, positions: Sequence[Position]):
         super().__init__()
         self.positions = tuple(sorted(positions, key=lambda position: position.teacher))
         self._teacher = (freeze(teacher),)
-        shapes = feature_shapes(teacher, img_size)
         self.projections = nn.ModuleList(
-            Projection(
-                student[position.student].channels,
-                shapes[position.teacher],
-                sided=student[position.student].reduction is not None,
-            )
-            for position in self.positions
+            Projection(student[position.student], teacher.stages[position.teacher]) for position in self.positions
         )
 
     @property
@@ -119,7 +118,7 @@ def choose_positions(
 ) -> tuple[Position, ...]:
     """Resolve `--branches`: auto, none, or cut names separated by commas.
 
-    Stages of different networks are matched by reduction.
+    Stages of different networks are matched by reduction, and by depth among those of one reduction.
 
     Raises:
         UsageError: a name that is no cut, or a cut without a counterpart in the teacher.
@@ -135,7 +134,7 @@ def choose_positions(
         if cut not in cuts:
             raise UsageError(f"no cut is named '{name}'; this student has {', '.join([*cuts, HEAD_BRANCH])}")
         index = cuts.index(cut)
-        counterpart = index if same_network else _counterpart(student[index], teacher)
+        counterpart = index if same_network else _counterpart(index, student, teacher)
         positions.append(Position(name, index, counterpart))
     return tuple(positions)
 
@@ -145,26 +144,27 @@ def freeze(teacher: StagedAnn) -> StagedAnn:
     return teacher.eval().requires_grad_(False)
 
 
-def feature_shapes(teacher: StagedAnn, img_size: int) -> list[tuple[int, ...]]:
-    """Return the shape of every stage's output for a batch of one."""
-    parameter = next(teacher.parameters())
-    image = torch.zeros(1, 3, img_size, img_size, device=parameter.device, dtype=parameter.dtype)
-    with torch.no_grad():
-        return [tuple(feature.shape) for feature in teacher.features(image)]
-
-
-def _counterpart(stage: Stage, teacher: Sequence[Stage]) -> int:
-    if stage.name == CLASSIFIER_CUT:
-        matches = [index for index, other in enumerate(teacher) if other.name == CLASSIFIER_CUT]
-    else:
-        matches = [
-            index
-            for index, other in enumerate(teacher[:-1])
-            if other.name != CLASSIFIER_CUT and other.reduction == stage.reduction
-        ]
+def _counterpart(index: int, student: Sequence[Stage], teacher: Sequence[Stage]) -> int:
+    """Return the teacher's stage that ends where the student's does: at an equal share of the cuts of its sides."""
+    stage = student[index]
+    matches = _alike(stage, teacher)
     if not matches:
         raise UsageError(
             f"the teacher has no cut of reduction {stage.reduction} to match the student's '{stage.name}'; "
             "name other --branches, or give --branches none"
         )
-    return matches[-1]
+    own = _alike(stage, student)
+    return matches[-(-(own.index(index) + 1) * len(matches) // len(own)) - 1]
+
+
+def _alike(stage: Stage, others: Sequence[Stage]) -> list[int]:
+    """Return the indices of the cuts with the sides of `stage`; of features without sides, with as many tokens."""
+    if stage.name == CLASSIFIER_CUT:
+        return [index for index, other in enumerate(others) if other.name == CLASSIFIER_CUT]
+    return [
+        index
+        for index, other in enumerate(others[:-1])
+        if other.name != CLASSIFIER_CUT
+        and other.reduction == stage.reduction
+        and (stage.reduction is not None or other.shape[:-1] == stage.shape[:-1])
+    ]

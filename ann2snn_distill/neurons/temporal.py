@@ -33,14 +33,14 @@ def split_time(x: Tensor, timesteps: int, *, static: bool) -> tuple[Tensor, ...]
     return slices
 
 
-def mean_over_time(x: Tensor, timesteps: int) -> Tensor:
-    """Return the mean (B, ...) of `x` (TB, ...), in float32 at least."""
-    return at_least_float32(x.unflatten(0, (timesteps, -1))).mean(0)
+def mean_over_time(x: Tensor, timesteps: int, axis: int = 0) -> Tensor:
+    """Return the mean (B, ...) of `x` (TB, ...), in float32 at least; TB may be another axis than the first."""
+    return at_least_float32(x.unflatten(axis, (timesteps, -1))).mean(axis)
 
 
-def repeat_over_time(x: Tensor, timesteps: int) -> Tensor:
-    """Return `x` (B, ...) as (TB, ...)."""
-    return torch.cat([x] * timesteps)
+def repeat_over_time(x: Tensor, timesteps: int, axis: int = 0) -> Tensor:
+    """Return `x` (B, ...) as (TB, ...); B may be another axis than the first."""
+    return torch.cat([x] * timesteps, axis)
 
 
 def fraction_active(x: Tensor) -> Tensor:

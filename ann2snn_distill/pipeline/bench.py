@@ -19,6 +19,7 @@ from ann2snn_distill.distillation.cost import step_flop, work
 from ann2snn_distill.distillation.objectives import AnnObjective, Objective
 from ann2snn_distill.distillation.traffic import flow, step_traffic
 from ann2snn_distill.events import Note, Observer, PhaseDone, PhaseStarted, StepsDone
+from ann2snn_distill.pipeline.bench_data import bench_data, data_times
 from ann2snn_distill.pipeline.guards import interruptible
 from ann2snn_distill.pipeline.inspecting import network_form
 from ann2snn_distill.pipeline.machine import choose_device, device_name
@@ -56,7 +57,7 @@ def bench(settings: BenchSettings, observe: Observer) -> Benchmark:
     settings = _resolved(settings)
     device = choose_device(settings.device)
     execution = Execution(device, bool(settings.amp), bool(settings.torchcompile))
-    cases = list(_cases(settings))
+    cases, data = list(_cases(settings)), bench_data(settings)
     observe(PhaseStarted(f"bench {settings.model}", total=len(cases)))
     rows: list[StepTime] = []
     branches: tuple[str, ...] = ()
@@ -69,11 +70,12 @@ def bench(settings: BenchSettings, observe: Observer) -> Benchmark:
             _forget(device)
             observe(Note(_line(rows[-1])))
             observe(StepsDone(1))
+        data_rows = tuple(data_times(settings, data, device))
     observe(PhaseDone())
     return Benchmark(
         model=settings.model, img_size=settings.img_size or 0, classes=settings.classes, branches=branches,
         steps=settings.steps, amp=execution.amp, compiled=execution.compiled, device=device_name(device),
-        versions=versions(), rows=tuple(_with_ratio(row, rows) for row in rows),
+        versions=versions(), rows=tuple(_with_ratio(row, rows) for row in rows), data=data_rows,
     )  # fmt: skip
 
 
@@ -113,9 +115,7 @@ class _Bench:
         self._student = self._on_device(self._spiking())
         wanted = settings.branches if case.method == "hybrid" else "none"
         positions = choose_positions(self._student.stages, teacher.stages, wanted, same_network=True)
-        self._branches = self._on_device(
-            HybridBranches(self._student.stages, teacher, positions, img_size=settings.img_size or 0)
-        )
+        self._branches = self._on_device(HybridBranches(self._student.stages, teacher, positions))
 
     @property
     def branch_names(self) -> tuple[str, ...]:

@@ -97,7 +97,7 @@ def new_distillation(run: Prepared, taught: Taught) -> Distillation:
     student = new_student(run.settings, taught.network, calibration, seed=run.settings.seed).to(run.device)
     with torch.random.fork_rng():
         torch.manual_seed(run.settings.seed)
-        branches = HybridBranches(student.stages, teacher, run.positions, img_size=run.dataset.img_size).to(run.device)
+        branches = HybridBranches(student.stages, teacher, run.positions).to(run.device)
     return Distillation(run, taught, teacher, student, branches)
 
 

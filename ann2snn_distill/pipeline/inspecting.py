@@ -18,7 +18,7 @@ from ann2snn_distill.pipeline.students import student_network
 from ann2snn_distill.recipes import SMALL_IMAGE
 from ann2snn_distill.reporting.inspection import Inspection, LayerFate, StageFate
 from ann2snn_distill.reporting.report import CoverageResult
-from ann2snn_distill.teacher import build_network, check_rebuild, resolve_model_name
+from ann2snn_distill.teacher import build_blueprint, check_rebuild, resolve_model_name
 
 
 def inspect(target: str, *, settings: InspectSettings, observe: Observer) -> Inspection:
@@ -27,16 +27,19 @@ def inspect(target: str, *, settings: InspectSettings, observe: Observer) -> Ins
     if Path(target).suffix == ".safetensors":
         path = Path(target)
         try:
-            return _inspected(_from_file(path, settings))
+            rebuilt = _from_file(path, settings)
+            return _inspected(str(rebuilt.model), rebuilt)
         except UsageError as error:  # the user did not choose these values: the file did
             raise BadInputError(f"the network of {path} cannot be built here: {error}") from error
-    return _inspected(settings)
+    return _inspected(target, settings)
 
 
-def _inspected(settings: InspectSettings) -> Inspection:
-    name = resolve_model_name(settings.model)
+def _inspected(target: str, settings: InspectSettings) -> Inspection:
+    name = resolve_model_name(target)
     size, stem = network_form(name, settings.img_size, settings.stem, settings.model_kwargs)
-    module = build_network(name, classes=settings.classes, img_size=size, stem=stem, model_kwargs=settings.model_kwargs)
+    module = build_blueprint(
+        name, classes=settings.classes, img_size=size, stem=stem, model_kwargs=settings.model_kwargs
+    )
     network = student_network(module, img_size=size, maxpool=settings.maxpool, coverage=settings.coverage)
     return inspection(network, module, name=name, img_size=size, classes=settings.classes)
 
@@ -65,6 +68,8 @@ def inspection(network: Partitioned, module: nn.Module, *, name: str, img_size: 
             for fate in found.layers
         ),
         coverage=CoverageResult(spiking_macs=found.spiking_macs, total_macs=found.total_macs, share=found.share),
+        share_after_first=found.share_after_first,
+        product_macs=found.product_macs,
         warnings=tuple(warnings_of(network)),
     )
 

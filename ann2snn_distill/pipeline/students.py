@@ -2,31 +2,25 @@
 
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from ann2snn_distill.checkpoint import NeuronHeader, SnnHeader
 from ann2snn_distill.config import ConvertSettings
+from ann2snn_distill.conversion.calibration import activation_names, thresholds_of_ann, thresholds_of_snn
 from ann2snn_distill.conversion.canonical import average_pooled
 from ann2snn_distill.conversion.network import Partitioned, partitioned
-from ann2snn_distill.conversion.rules import Role
-from ann2snn_distill.conversion.sites import Sites
 from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.neurons.equations import NeuronModel
 from ann2snn_distill.teacher import LoadedNetwork, build_network, rebuilt_network
 
-_MINIMUM_THRESHOLD = 1e-3
-
 
 def student_network(module: nn.Module, *, img_size: int, maxpool: str, coverage: str) -> Partitioned:
     """Partition a network as a student: with the pooling and the coverage asked for."""
-    if coverage == "full":
-        raise UsageError("--coverage full is not in this release; give --coverage activations")
-    if coverage != "activations" or maxpool not in ("keep", "avg"):
+    if coverage not in ("activations", "full") or maxpool not in ("keep", "avg"):
         raise UsageError(f"coverage {coverage!r} with max pooling {maxpool!r} is not known to this release")
     source = average_pooled(module) if maxpool == "avg" else module
-    return partitioned(source, img_size=img_size)
+    return partitioned(source, img_size=img_size, full_coverage=coverage == "full")
 
 
 def student_module(settings: ConvertSettings, teacher: LoadedNetwork, *, seed: int) -> nn.Module:
@@ -61,10 +55,14 @@ def new_student(settings: ConvertSettings, teacher: LoadedNetwork, calibration: 
     """
     module = student_module(settings, teacher, seed=seed)
     network = student_network(module, img_size=teacher.img_size, maxpool=settings.maxpool, coverage=settings.coverage)
-    thresholds = uniform_thresholds(network.sites.neuron_names(), settings.threshold or 1.0)
-    if settings.threshold is None and settings.init == "teacher":
-        thresholds = calibrated_thresholds(network.sites, calibration)
-    return SpikingNetwork(network, neuron_model(settings), thresholds=thresholds)
+    model = neuron_model(settings)
+    if settings.init == "teacher":
+        thresholds = thresholds_of_ann(network.sites, calibration)
+    else:
+        thresholds = thresholds_of_snn(network.sites, calibration, settings.timesteps, neuron=model)
+    if settings.threshold is not None:
+        thresholds |= uniform_thresholds(activation_names(network.sites), settings.threshold)
+    return SpikingNetwork(network, model, thresholds=thresholds)
 
 
 def student_from_header(header: SnnHeader, tensors: Mapping[str, Tensor]) -> SpikingNetwork:
@@ -114,34 +112,6 @@ def neuron_header(name: str, model: NeuronModel) -> NeuronHeader:
         reset=model.reset,
         surrogate_width=model.surrogate_width,
     )
-
-
-def calibrated_thresholds(sites: Sites, images: Tensor) -> dict[str, float]:
-    """Return the standard deviation of the ANN's pre-activation for every neuron: none falls silent with it.
-
-    Args:
-        sites: the network, with the ANN's weights.
-        images: normalised images (B, 3, H, W).
-    """
-    recorder = _Deviations(sites)
-    with torch.no_grad():
-        recorder.run(images)
-    return {name: max(value, _MINIMUM_THRESHOLD) for name, value in recorder.deviations.items()}
-
-
-class _Deviations(fx.Interpreter):
-    """Runs the ANN and keeps the standard deviation of every neuron's input."""
-
-    def __init__(self, sites: Sites):
-        super().__init__(sites.trace.body, graph=sites.trace.graph)
-        self._sites = sites
-        self.deviations: dict[str, float] = {}
-
-    def run_node(self, n: fx.Node) -> object:
-        if self._sites.roles.get(n) is Role.NEURON:
-            (source,) = self._sites.data_inputs(n)
-            self.deviations[n.name] = float(self.env[source].float().std())
-        return super().run_node(n)
 
 
 def _load(body: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -34,6 +34,16 @@ class StepTime(_Part):
     failure: str | None = None
 
 
+class DataTime(_Part):
+    """How fast training batches come by themselves, augmented, on the device."""
+
+    dataset: str
+    batch_size: _Positive
+    images: _Positive = Field(description="timed: an epoch, or what came in its first 30 seconds")
+    images_per_second: float
+    workers: int | None = Field(description="processes that decode; null for images that stay on the device")
+
+
 class Benchmark(_Part):
     """All rows of one process, and what they depend on."""
 
@@ -47,3 +57,4 @@ class Benchmark(_Part):
     device: str
     versions: dict[str, str]
     rows: tuple[StepTime, ...]
+    data: tuple[DataTime, ...] = Field((), description="with --dataset, one a batch size")

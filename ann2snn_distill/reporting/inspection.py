@@ -9,6 +9,7 @@ from ann2snn_distill.reporting.report import CoverageResult
 Role = Literal["neuron", "synapse", "norm", "analog", "shape"]
 
 _Count = Annotated[int, Field(ge=0)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Part(BaseModel):
@@ -51,4 +52,43 @@ class Inspection(_Part):
     stages: tuple[StageFate, ...]
     layers: tuple[LayerFate, ...]
     coverage: CoverageResult
+    share_after_first: _Share | None = Field(
+        None, description="spiking share of all layers but those that read the image"
+    )
+    product_macs: _Count = Field(0, description="of matrix products of two activations, apart from the total")
     warnings: tuple[str, ...] = ()
+
+
+class CoveredFate(_Part):
+    """How spiking a family's network is under one coverage."""
+
+    neurons: _Count = Field(description="neuron layers")
+    share: _Share = Field(description="multiply-accumulates that spikes drive, over all")
+    share_after_first: _Share = Field(description="the same without the layers that read the image")
+
+
+class FamilyFate(_Part):
+    """One network of a family of timm's: what it becomes, or why it is refused."""
+
+    family: str = Field(description="module of timm.models")
+    model: str = Field(description="the network that stands for it")
+    refused: str | None = Field(None, description="the reason; then nothing else is known")
+    img_size: Annotated[int, Field(ge=1)] | None = Field(None, description="the model's own image side, pixels")
+    parameters: _Count | None = None
+    total_macs: _Count | None = Field(None, description="of convolutions and linear layers, an image and timestep")
+    product_macs: _Count | None = Field(None, description="of products of two activations, apart from the total")
+    branches: tuple[str, ...] = Field((), description="cuts at which hybrid branches stand by default")
+    activations: CoveredFate | None = Field(None, description="a neuron for each activation")
+    full: CoveredFate | None = Field(None, description="neurons wherever a synapse would read analog values")
+
+
+class Families(_Part):
+    """One network of each of timm's families, printed by `inspect --all`."""
+
+    timm: str = Field(description="version")
+    families: tuple[FamilyFate, ...]
+
+    @property
+    def converted(self) -> tuple[FamilyFate, ...]:
+        """Those that are not refused."""
+        return tuple(fate for fate in self.families if fate.refused is None)

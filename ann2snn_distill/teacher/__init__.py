@@ -3,7 +3,7 @@
 from ann2snn_distill.teacher.load import LoadedNetwork, load_network
 from ann2snn_distill.teacher.matching import WeightMatch
 from ann2snn_distill.teacher.names import resolve_model_name
-from ann2snn_distill.teacher.networks import build_network, local_form
+from ann2snn_distill.teacher.networks import build_blueprint, build_network, local_form
 from ann2snn_distill.teacher.rebuild import check_rebuild, rebuilt_network
 from ann2snn_distill.teacher.stem import StemChange, small_stem
 
@@ -11,6 +11,7 @@ __all__ = [
     "LoadedNetwork",
     "StemChange",
     "WeightMatch",
+    "build_blueprint",
     "build_network",
     "check_rebuild",
     "load_network",

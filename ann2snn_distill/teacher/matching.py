@@ -112,6 +112,8 @@ def match_by_name(file: TensorFile, target: Target) -> tuple[dict[str, Tensor], 
 def match_by_order(file: TensorFile, target: Target) -> tuple[dict[str, Tensor], WeightMatch]:
     """Pair the n-th tensor of the file with the n-th of the network, counters of batches aside.
 
+    A fully connected layer that one of the two writes as a convolution over its whole input is reshaped.
+
     Raises:
         UsageError: the file does not keep the order of its network.
         BadInputError: the numbers, a shape or a kind (weight, bias, mean, variance) differ.
@@ -128,8 +130,8 @@ def match_by_order(file: TensorFile, target: Target) -> tuple[dict[str, Tensor],
         )
     loaded, rebuilt = {}, []
     for (_, tensor), (name, own) in zip(_counted(file.tensors), _counted(target.tensors), strict=True):
-        if tensor.shape == own.shape:
-            loaded[name] = tensor
+        if _same_layer(tensor, own):
+            loaded[name] = tensor.reshape(own.shape)
         else:
             rebuilt.append(name)
     match = WeightMatch(
@@ -155,6 +157,12 @@ def _other_classes(tensor: Tensor | None, own: Tensor) -> bool:
     return tensor is not None and tensor.ndim == own.ndim > 0 and tensor.shape[1:] == own.shape[1:]
 
 
+def _same_layer(tensor: Tensor, own: Tensor) -> bool:
+    """Whether shapes are equal, or those of a vector or matrix and of the same with sides: (out, in * 7 * 7)."""
+    flat = min(tensor.ndim, own.ndim) in (1, 2) and tensor.numel() == own.numel() and tensor.shape[0] == own.shape[0]
+    return tensor.shape == own.shape or flat
+
+
 def _counted(tensors: Tensors) -> list[tuple[str, Tensor]]:
     return [(name, tensor) for name, tensor in tensors.items() if not name.endswith(_COUNTER)]
 
@@ -164,7 +172,7 @@ def _order_problem(file: TensorFile, target: Target) -> str | None:
     if len(theirs) != len(own):
         return f"it holds {len(theirs)} tensors, and the network {len(own)}"
     for number, ((name, tensor), (own_name, own_tensor)) in enumerate(zip(theirs, own, strict=True), 1):
-        same = tensor.shape == own_tensor.shape
+        same = _same_layer(tensor, own_tensor)
         same = same or (target.is_classifier(own_name) and _other_classes(tensor, own_tensor))
         kind, own_kind = name.rpartition(".")[2], own_name.rpartition(".")[2]
         if not same or (kind in _KINDS and own_kind in _KINDS and kind != own_kind):

@@ -4,6 +4,7 @@ import torch
 from torch import fx
 from torch.nn import functional as F
 
+from ann2snn_distill.conversion.encoders import two_sided
 from ann2snn_distill.conversion.rules import Role
 
 
@@ -17,6 +18,7 @@ class PlainSnn(fx.Interpreter):
     def __init__(self, student, timesteps, *, training):
         super().__init__(student.body, graph=student.network.sites.trace.graph)
         self.roles = student.network.sites.roles
+        self.batch_axes = {node.name: axis for node, axis in student.network.sites.trace.batch_axes.items()}
         self.thresholds, self.model = student.thresholds, student.neuron
         self.timesteps, self.training = timesteps, training
         self.values, self.inputs, self.statistics = {}, {}, {}
@@ -26,6 +28,8 @@ class PlainSnn(fx.Interpreter):
         x = self.env[n.args[0]] if role in (Role.NEURON, Role.NORM) else None
         if role is Role.NEURON:
             result = self._fire(x, self.thresholds[n.name])
+            if n.target is two_sided:
+                result = result - self._fire(-x, self.thresholds[n.name])
         elif role is Role.NORM:
             result = self._normalise(x, n.target)
         else:
@@ -36,8 +40,8 @@ class PlainSnn(fx.Interpreter):
             self.inputs[n.name] = x
         return result
 
-    def mean(self, value):
-        return value.unflatten(0, (self.timesteps, -1)).mean(0)
+    def mean(self, value, axis=0):
+        return value.unflatten(axis, (self.timesteps, -1)).mean(axis)
 
     def _fire(self, x, threshold):
         membrane, emitted = self.model.v_init * threshold, []

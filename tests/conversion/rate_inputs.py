@@ -49,7 +49,7 @@ def rate_values(student, x_B, records, *, training, replaced=None):
                 found[node.name] = next(neurons)
             elif role is Role.NORM:
                 found[node.name] = next(norms)
-            elif role is Role.ANALOG:
+            elif role is Role.ANALOG and node in student.network.sites.trace.shapes:
                 found[node.name] = run.answers[node.name]
             elif role is Role.SYNAPSE:
                 found[node.name] = run.values[node.name]
@@ -58,10 +58,14 @@ def rate_values(student, x_B, records, *, training, replaced=None):
 
 
 def site_errors(found, plain):
-    """Return, by site, the largest error relative to the largest value of the plain SNN's mean over time."""
+    """Return, by site, the largest error relative to the largest value of the plain SNN's mean over time.
+
+    Where silent neurons leave nothing but zeros, the error is absolute.
+    """
     errors = {}
     for name, value in found.items():
-        expected = plain.mean(plain.inputs.get(name, plain.values[name]))
+        expected = plain.mean(plain.inputs.get(name, plain.values[name]), plain.batch_axes[name])
         assert value.shape == expected.shape, name
-        errors[name] = float((value - expected).abs().max() / expected.abs().max())
+        largest = float(expected.abs().max())
+        errors[name] = float((value - expected).abs().max()) / (largest or 1.0)
     return errors

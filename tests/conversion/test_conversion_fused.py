@@ -2,14 +2,17 @@
 
 import pytest
 import torch
+import zoo
 from small_networks import NETWORKS, SMALL, images, spiking
 
+from ann2snn_distill.conversion.encoders import two_sided
 from ann2snn_distill.conversion.fusion import drives
 from ann2snn_distill.conversion.rules import Role
 from ann2snn_distill.neurons.equations import IF, LIF
 
 FAST = ["test_resnet", "densenet121", "mobilenetv2_035"]
 SLOW = [name for name in NETWORKS if name not in FAST]
+FAMILIES = [name if name in zoo.FAST else pytest.param(name, marks=pytest.mark.zoo) for name in zoo.FAMILIES]
 HARD = LIF._replace(reset="hard", decay=0.7)
 
 
@@ -18,21 +21,22 @@ def outcome(student, programs, x, timesteps):
     buffers = {name: value.clone() for name, value in student.body.named_buffers()}
     records = programs.observe(x, timesteps)
     outputs = programs.rate(x, timesteps, records)
+    parameters = [parameter for parameter in student.body.parameters() if parameter.requires_grad]
     loss = sum(output.square().mean() for output in outputs)
-    gradients = torch.autograd.grad(loss, list(student.body.parameters()), allow_unused=True)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     moved = [value.clone() for value in student.body.buffers()]
     for name, value in student.body.named_buffers():
         value.copy_(buffers[name])
     return [output.detach() for output in outputs], gradients, moved
 
 
-def assert_same(student, x, timesteps):
+def assert_same(student, x, timesteps, *, tolerance=1e-9):
     plain = outcome(student, student.in_training, x, timesteps)
     fused = outcome(student, student.in_training_fused, x, timesteps)
     for wanted, found in zip(plain, fused, strict=True):
         largest = max(float(tensor.abs().max()) for tensor in wanted if tensor is not None)
         for theirs, ours in zip(wanted, found, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11 * largest)
+            torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * largest / 100)
 
 
 @pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
@@ -62,3 +66,18 @@ def test_every_norm_and_sum_of_a_residual_network_runs_inside_a_neuron():
     assert set(norms) <= set(absorbed)
     assert len(absorbed) == len(set(absorbed))
     assert sum(node.name.startswith("add") for node in absorbed) == 8
+
+
+@pytest.mark.parametrize("full_coverage", [False, True], ids=["activations", "full"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fused_programs_equal_the_plain_ones_for_every_family(family, full_coverage):
+    student = zoo.family_student(family, full_coverage=full_coverage)
+    assert_same(student, zoo.family_images(family), 3, tolerance=zoo.tolerance(family))
+
+
+def test_pairs_of_neurons_stay_outside_the_fused_operation():
+    sites = zoo.family_student("vision_transformer", full_coverage=True).network
+    driven = {node for stage in sites.stages for node in drives(sites.sites, stage)}
+    pairs = {node for node in sites.sites.roles if node.target is two_sided}
+    assert pairs
+    assert not pairs & driven

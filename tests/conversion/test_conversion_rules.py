@@ -6,7 +6,8 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from ann2snn_distill.conversion.network import partitioned
-from ann2snn_distill.conversion.rules import STANDARD_RULES, Role, RuleBook
+from ann2snn_distill.conversion.rules import Role, RuleBook
+from ann2snn_distill.conversion.standard_rules import STANDARD_RULES
 from ann2snn_distill.errors import UnsupportedModelError
 
 
@@ -58,12 +59,12 @@ def test_an_unknown_operation_is_refused_by_name(operation, text):
 
 
 def test_an_unknown_operation_at_the_top_says_so():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Softplus())
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Softplus(), nn.Flatten())
     assert "no rule for Softplus at 2;" in refusal(model)
 
     class Top(nn.Module):
         def forward(self, x):
-            return torch.cumsum(x.relu(), 1)
+            return torch.cumsum(x.relu(), 1).mean((2, 3))
 
     assert "no rule for cumsum at the top level;" in refusal(Top())
 

@@ -1,6 +1,7 @@
 """Branches: the teacher's own features go through to the teacher's logits, and the convoy is separate tails."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -13,7 +14,6 @@ from ann2snn_distill.distillation.branches import (
     Projection,
     choose_positions,
     convoy,
-    feature_shapes,
     freeze,
 )
 from ann2snn_distill.errors import UsageError
@@ -34,7 +34,7 @@ def random_like(feature, seed):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_identity_projection_of_the_teachers_features_gives_its_logits_at_every_cut(ann, model, batch, name):
     teacher, x = ann(name), batch[0]
-    branches = HybridBranches(teacher.stages, teacher, every_cut(teacher), img_size=32).double()
+    branches = HybridBranches(teacher.stages, teacher, every_cut(teacher)).double()
     for projection in branches.projections:
         weight = projection.map.weight
         weight.copy_(torch.eye(len(weight)).view_as(weight))
@@ -83,7 +83,7 @@ def test_convoy_carries_the_gradient_of_each_branch_alone(ann, batch):
 def test_two_branches_may_enter_at_one_cut_and_later_ones_may_be_named_first(ann, batch):
     teacher = ann("test_resnet")
     places = [Position("late", 3, 3), Position("early", 1, 1), Position("twin", 1, 1)]
-    branches = HybridBranches(teacher.stages, teacher, places, img_size=32).double()
+    branches = HybridBranches(teacher.stages, teacher, places).double()
     assert [place.name for place in branches.positions] == ["early", "twin", "late"]
     with torch.no_grad():
         outputs = teacher.features(batch[0])
@@ -97,14 +97,14 @@ def test_two_branches_may_enter_at_one_cut_and_later_ones_may_be_named_first(ann
 
 def test_no_branch_costs_nothing(ann, batch):
     teacher = ann("test_resnet")
-    branches = HybridBranches(teacher.stages, teacher, (), img_size=32)
+    branches = HybridBranches(teacher.stages, teacher, ())
     assert branches(teacher.features(batch[0])) == {}
     assert not list(branches.parameters())
 
 
 def test_the_teacher_is_frozen_and_no_part_of_what_is_trained(ann):
     teacher = ann("test_resnet").train().requires_grad_()
-    branches = HybridBranches(teacher.stages, teacher, every_cut(teacher), img_size=32)
+    branches = HybridBranches(teacher.stages, teacher, every_cut(teacher))
     assert not teacher.training
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     branches.train()
@@ -114,28 +114,46 @@ def test_the_teacher_is_frozen_and_no_part_of_what_is_trained(ann):
     assert not own & {id(parameter) for parameter in teacher.parameters()}
 
 
-def test_feature_shapes_are_those_of_the_features(ann, batch):
+def test_stages_know_the_shapes_of_the_features(ann, batch):
     teacher = ann("mobilenetv2_050")
-    expected = [(1, *feature.shape[1:]) for feature in teacher.features(batch[0])]
-    assert feature_shapes(teacher, 32) == expected
+    assert [stage.shape for stage in teacher.stages] == [tuple(x.shape[1:]) for x in teacher.features(batch[0])]
+
+
+def stage(*shape, channels_last=False, reduction=1, name="cut"):
+    return Stage(name, (), None, None, shape, channels_last, reduction, False)
 
 
 def test_a_projection_maps_every_pixel_alone_and_then_resizes():
-    projection = Projection(3, (1, 5, 8, 8), sided=True).double()
+    projection = Projection(stage(3, 4, 4), stage(5, 8, 8)).double()
     rate = torch.rand(2, 3, 4, 4, dtype=torch.float64)
     weight, bias = projection.map.weight[:, :, 0, 0], projection.map.bias
     pixels = torch.einsum("oc,bchw->bohw", weight, rate) + bias[:, None, None]
     expected = F.interpolate(pixels, size=(8, 8), mode="bilinear")
     torch.testing.assert_close(projection(rate), expected, **CLOSE)
-    same = Projection(3, (1, 5, 4, 4), sided=True).double()
+    same = Projection(stage(3, 4, 4), stage(5, 4, 4)).double()
     same.load_state_dict(projection.state_dict())
     torch.testing.assert_close(same(rate), pixels, **CLOSE)
+    from_last = Projection(stage(4, 4, 3, channels_last=True), stage(5, 8, 8)).double()
+    from_last.load_state_dict(projection.state_dict())
+    torch.testing.assert_close(from_last(rate.permute(0, 2, 3, 1)), expected, **CLOSE)
+    to_last = Projection(stage(3, 4, 4), stage(8, 8, 5, channels_last=True)).double()
+    to_last.load_state_dict(projection.state_dict())
+    torch.testing.assert_close(to_last(rate).permute(0, 3, 1, 2), expected, **CLOSE)
 
 
 def test_a_projection_of_features_without_sides_is_linear():
-    projection = Projection(6, (1, 4), sided=False)
+    projection = Projection(*(stage(size, channels_last=True, reduction=None) for size in (6, 4)))
     assert isinstance(projection.map, nn.Linear)
     assert projection(torch.rand(2, 6)).shape == (2, 4)
+
+
+def test_features_with_channels_last_are_known_as_such():
+    with torch.device("meta"):
+        swin = timm.create_model("swin_tiny_patch4_window7_224")
+    stages = partitioned(swin, img_size=224).stages[:4]
+    assert [(part.channels, part.reduction, part.channels_last) for part in stages] == [
+        (96, 4, True), (192, 8, True), (384, 16, True), (768, 32, True),
+    ]  # fmt: skip
 
 
 # -- where branches leave ------------------------------------------------------------------------------------
@@ -187,20 +205,41 @@ def test_different_networks_are_matched_by_reduction(ann, snn, batch):
     assert sides == [(4, 4), (8, 8), (16, 16)]
     assert [teacher.stages[place.teacher].name for place in places] == ["blocks.1", "blocks.2", "blocks.4"]
 
-    branches = HybridBranches(student.stages, teacher, places, img_size=32).double()
-    shapes = feature_shapes(teacher, 32)
+    branches = HybridBranches(student.stages, teacher, places).double()
     with torch.no_grad():
         outputs = student.in_inference.mean_features(batch[0], 2)
         projected = branches.project(outputs)
-        assert [tuple(feature.shape[1:]) for feature in projected] == [shapes[place.teacher][1:] for place in places]
+        assert [tuple(x.shape[1:]) for x in projected] == [teacher.stages[place.teacher].shape for place in places]
         assert {name: tuple(found.shape) for name, found in branches(outputs).items()} == dict.fromkeys(
             [place.name for place in places], (4, 10)
         )
 
 
 def stages_of(**reductions):
-    shared = {"nodes": (), "input": None, "output": None, "channels": 4, "after_stem": False}
-    return tuple(Stage(name=name, reduction=reduction, **shared) for name, reduction in reductions.items())
+    return tuple(stage(4, 8, 8, name=name, reduction=reduction) for name, reduction in reductions.items())
+
+
+def blocks_of(count, *, tokens=17, channels=4):
+    blocks = [
+        stage(tokens, channels, channels_last=True, reduction=None, name=f"blocks.{index}") for index in range(count)
+    ]
+    return (*blocks, stage(10, channels_last=True, reduction=None, name="head"))
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(4, [0, 1, 2]), (6, [0, 2, 3]), (12, [2, 5, 8]), (24, [5, 11, 17]), (32, [7, 15, 23])]
+)
+def test_of_many_features_of_one_shape_those_at_quarters_of_the_depth_guide(count, expected):
+    blocks = blocks_of(count)
+    places = choose_positions(blocks, blocks, "auto", same_network=True)
+    assert [place.name for place in places] == [f"blocks.{index}" for index in expected]
+
+
+def test_blocks_of_different_transformers_match_by_depth():
+    places = choose_positions(blocks_of(12), blocks_of(24, channels=8), "auto", same_network=False)
+    assert [place.teacher for place in places] == [5, 11, 17]
+    with pytest.raises(UsageError, match="no cut of reduction None"):
+        choose_positions(blocks_of(12), blocks_of(24, tokens=65), "auto", same_network=False)
 
 
 def test_of_several_cuts_of_one_reduction_the_deepest_matches():

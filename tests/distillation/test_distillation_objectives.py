@@ -19,7 +19,7 @@ def hybrid(ann, snn):
     student, teacher = snn("test_resnet"), ann("test_resnet")
     places = choose_positions(student.stages, teacher.stages, "auto", same_network=True)
     torch.manual_seed(0)
-    branches = HybridBranches(student.stages, teacher, places, img_size=32).double()
+    branches = HybridBranches(student.stages, teacher, places).double()
     weights = branch_weights(len(places), "decay")
     return HybridObjective(
         student.in_training, branches, branches.teacher, weights, timesteps=T, alpha=0.3, temperature=2.0

@@ -17,7 +17,7 @@ from ann2snn_distill.checkpoint import load_checkpoint, save_checkpoint
 CONVERT = {
     "an unknown model": (("test_resnt", *DIGITS), 2, ("no model 'test_resnt'", "did you mean test_resnet")),
     "an unknown student": (("test_resnet", *DIGITS, "--student", "resnet81"), 2, ("resnet81", "did you mean resnet18")),
-    "a model without rules": (("test_vit", *DIGITS), 4, ("no rule for layer_norm at blocks.0.norm1",)),
+    "a model that mixes images": (("csatv2", *DIGITS, "--img-size", "64"), 4, ("relates the images of a batch",)),
     "an unknown data set": (("test_resnet", "--dataset", "digit"), 2, ('unknown data set "digit"', "digits")),
     "no data set": (("test_resnet",), 2, ("--dataset is missing",)),
     "no model": (DIGITS, 2, ("MODEL is missing",)),
@@ -37,7 +37,6 @@ CONVERT = {
         1,
         ("/nowhere/weights.pth",),
     ),
-    "full coverage": (("test_resnet", *DIGITS, "--coverage", "full"), 2, ("not in this release",)),
     "half precision": (("test_resnet", *DIGITS, "--amp-dtype", "float16"), 2, ("not in this release",)),
     "a policy for larger images": (("test_resnet", *DIGITS, "--aa", "rand"), 2, ("--aa rand", "--aa none")),
     "an unknown branch": (

@@ -1,5 +1,6 @@
 """`bench` measures every case that it is asked for, and says which did not fit."""
 
+import json
 from unittest import mock
 
 import pytest
@@ -46,3 +47,27 @@ def test_a_case_that_does_not_fit_says_so_and_the_others_go_on():
         rate, ann = pipeline.bench(settings, silent).rows
     assert (rate.failure, rate.milliseconds, rate.ratio_to_ann) == ("out of memory", None, None)
     assert (ann.failure, ann.ratio_to_ann) == (None, 1.0)
+
+
+def test_the_batches_of_a_data_set_are_timed_by_themselves(shades, command, tmp_path):
+    options = "--img-size 16 --batch-size 4,12 --method ann --steps 2 --device cpu --workers 0"
+    done = command("bench", "test_resnet", *options.split(), "--dataset", shades, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)["data"]
+    assert [(row["batch_size"], row["images"], row["workers"]) for row in found] == [(4, 36, None), (12, 36, None)]
+    assert all(row["images_per_second"] > 0 for row in found)
+    shown = command("bench", "test_resnet", *options.split(), "--dataset", shades)
+    assert "batches alone" in shown.out
+    refused = command("bench", "test_resnet", "--method", "ann", "--batch-size", 64, "--steps", 1, "--img-size", 16,
+                      "--device", "cpu", "--dataset", shades)  # fmt: skip
+    assert (refused.code, refused.err.splitlines()[-1]) == (
+        1, "error: a batch of 64 is larger than the 36 training images; choose --batch-size 36 or less",
+    )  # fmt: skip
+
+
+def test_streamed_batches_say_how_many_workers_they_had(shades, command):
+    options = "--img-size 80 --batch-size 4 --method ann --steps 1 --device cpu --workers 1"
+    done = command("bench", "test_resnet", *options.split(), "--dataset", shades, "--json")
+    assert done.code == 0, done.err
+    (row,) = json.loads(done.out)["data"]
+    assert (row["images"], row["workers"]) == (36, 1)

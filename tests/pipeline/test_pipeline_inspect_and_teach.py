@@ -73,22 +73,77 @@ def test_inspect_knows_every_architecture_of_the_first_release(command, name):
     assert found["coverage"]["total_macs"] == counted(name, found["img_size"])[0]
 
 
+def test_inspect_says_why_a_network_cannot_be_converted(command):
+    done = command("inspect", "csatv2", "--img-size", 64, "--stem", "keep")
+    assert (done.code, done.out) == (4, "")
+    assert "stages.0.0.attn.attn relates the images of a batch to each other" in done.err
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet", "test_vit"])
+def test_full_coverage_leaves_only_the_first_layer_analog(command, name):
+    plain = coverage_of(command, name)
+    done = command("inspect", name, "--coverage", "full", "--json")
+    assert done.code == 0, done.err
+    full = json.loads(done.out)
+    assert plain["coverage"]["share"] < full["coverage"]["share"] < 1  # the layer that reads the image stays analog
+    assert full["share_after_first"] == 1
+    assert full["coverage"]["total_macs"] == plain["coverage"]["total_macs"]
+
+
+@pytest.fixture
+def three_families(monkeypatch):
+    monkeypatch.setattr(timm, "list_modules", lambda: ["csatv2", "resnet", "vision_transformer"])
+
+
+@pytest.mark.usefixtures("three_families")
+def test_inspect_all_takes_one_model_of_each_family_under_both_coverages(command):
+    found = json.loads(command("inspect", "--all", "--json").out)
+    assert found["timm"] == timm.__version__
+    refused, resnet, vit = found["families"]
+    assert "relates the images of a batch" in refused["refused"]
+    assert (resnet["model"], vit["model"]) == ("test_resnet", "test_vit")
+    for name, fate in (("test_resnet", resnet), ("test_vit", vit)):
+        alone = coverage_of(command, name)
+        assert fate["total_macs"] == alone["coverage"]["total_macs"]
+        assert fate["parameters"] == alone["parameters"]
+        assert fate["activations"]["share"] == alone["coverage"]["share"]
+        assert fate["branches"] == [stage["name"] for stage in alone["stages"] if stage["branch"]]
+        full = json.loads(command("inspect", name, "--coverage", "full", "--json").out)
+        assert fate["full"]["share"] == full["coverage"]["share"]
+        assert fate["full"]["neurons"] == sum(stage["neurons"] for stage in full["stages"])
+
+
+@pytest.mark.usefixtures("three_families")
+def test_inspect_all_shows_a_line_a_family_and_the_reasons(command):
+    shown = command("inspect", "--all")
+    assert shown.code == 0, shown.err
+    assert "2 of 3 families of timm" in shown.out
+    assert "csatv2 (csatv2): stages.0.0.attn.attn relates" in shown.out
+    strict = command("inspect", "--all", "--strict", 50)
+    assert strict.code == 4
+    assert "0.00 % of the multiply-accumulates of csatv2, and too little of 1 more, below --strict 50 %" in strict.err
+
+
 @pytest.mark.parametrize(
-    ("name", "operation"),
-    [("test_convnext", "layer_norm at stem.1"), ("test_efficientnet", "Sigmoid at blocks.3.0.se.gate")],
+    ("arguments", "text"),
+    [
+        ((), "MODEL|CKPT is missing"),
+        (("test_resnet", "--all"), "--all takes no MODEL|CKPT"),
+        (("--all", "--img-size", 64), "leave out --img-size"),
+    ],
 )
-def test_inspect_names_the_operation_without_a_rule(command, name, operation):
-    done = command("inspect", name)
-    assert (done.code, done.out) == (4, "")
-    assert f"no rule for {operation}" in done.err
+def test_inspect_takes_a_model_or_all(command, arguments, text):
+    done = command("inspect", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert text in done.err
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224"])
-def test_larger_networks_without_rules_are_refused_too(command, name):
-    done = command("inspect", name)
-    assert (done.code, done.out) == (4, "")
-    assert "no rule for" in done.err
+def test_inspect_shows_the_share_after_the_first_layer_and_the_products_of_attention(command):
+    found = coverage_of(command, "test_vit")
+    shown = command("inspect", "test_vit").out
+    assert f"after the first layer, which reads the image: {100 * found['share_after_first']:.2f} %" in shown
+    assert f"come on top: {found['product_macs']:,} multiply-accumulates" in shown
+    assert "products of two activations" not in command("inspect", "test_resnet").out
 
 
 def test_inspect_of_a_student_is_inspect_of_its_network(command, trained):

@@ -49,7 +49,7 @@ def test_the_fixed_part_is_the_weights_as_they_are_trained(opt, averaged):
     student = SpikingNetwork(
         network_of("test_resnet", 16), LIF, thresholds=uniform_thresholds(network.sites.neuron_names(), 1.0)
     )
-    branches = HybridBranches(student.stages, teacher, positions, img_size=16)
+    branches = HybridBranches(student.stages, teacher, positions)
     state = train_state(
         {"student": student.body, "branches": branches}, opt=opt, weight_decay=0.0, average_decay=0.9 * averaged
     )

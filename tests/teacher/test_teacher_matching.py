@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 
 from ann2snn_distill.errors import BadInputError, UsageError
@@ -201,6 +202,51 @@ def test_a_checkpoint_for_photographs_brings_timms_normalisation(tmp_path, origi
 
 def test_pretrained_and_a_checkpoint_exclude_each_other(tmp_path):
     assert "exclude each other" in refusal(UsageError, tmp_path / "net.pth", pretrained=True)
+
+
+TORCHVISION = [
+    ("resnet18", "resnet18", "name"),
+    ("densenet121", "densenet121", "name"),
+    ("mobilenet_v2", "mobilenetv2_100", "order"),
+    ("mobilenet_v3_small", "mobilenetv3_small_100", "order"),
+    ("efficientnet_b0", "efficientnet_b0", "order"),
+    ("convnext_tiny", "convnext_tiny", "order"),
+    ("vgg16_bn", "vgg16_bn", "order"),
+]
+"""torchvision's name, timm's, and how the tensors find each other."""
+
+LARGE = ("convnext_tiny", "vgg16_bn")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "name", "how"),
+    [pytest.param(*pair, marks=pytest.mark.slow) if pair[0] in LARGE else pair for pair in TORCHVISION],
+)
+def test_torchvisions_networks_give_the_same_logits(tmp_path, theirs, name, how):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = getattr(torchvision.models, theirs)(weights=None, num_classes=10).eval()
+        with torch.no_grad():
+            for tensor in network.state_dict().values():
+                if tensor.ndim == 1:  # statistics, biases and scales: away from every initialisation
+                    tensor.add_(0.1 * torch.rand_like(tensor))
+            images_BCHW = torch.randn(2, 3, 224, 224)
+            expected = network(images_BCHW)
+    path = tmp_path / "net.pth"
+    torch.save({"state_dict": {f"module.{key}": tensor for key, tensor in network.state_dict().items()}}, path)
+    loaded = load(path, name, img_size=224, checkpoint_match=how)
+    assert loaded.trained
+    assert f"matched by {how}" in loaded.match.summary()
+    assert expected.std() > 1e-3
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.module(images_BCHW), expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
+
+
+def test_torchvisions_names_of_another_network_lead_to_order(tmp_path):
+    path = tmp_path / "net.pth"
+    torch.save(torchvision.models.mobilenet_v2(weights=None).state_dict(), path)
+    text = refusal(BadInputError, path, name="mobilenetv2_100", classes=1000, img_size=224)
+    assert "all tensors fit in order: use --checkpoint-match order" in text
 
 
 @pytest.mark.zoo

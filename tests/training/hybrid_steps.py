@@ -29,7 +29,7 @@ def made(dtype, device, *, size, fast, amp=False, neuron=LIF):
     student = SpikingNetwork(network, neuron, thresholds=thresholds).to(device, dtype)
     teacher = StagedAnn(partitioned(model, img_size=size)).to(device)
     positions = choose_positions(student.stages, teacher.stages, "auto", same_network=True)
-    branches = HybridBranches(student.stages, teacher, positions, img_size=size).to(device)
+    branches = HybridBranches(student.stages, teacher, positions).to(device)
     teacher.to(dtype)
     branches.to(dtype)
     objective = HybridObjective(
