@@ -8,6 +8,7 @@ logits equal those of separate tails. Source: arXiv 2503.16572.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -75,18 +76,40 @@ class HybridBranches(nn.Module):
         """The frozen ANN."""
         return self._teacher[0]
 
-    def project(self, outputs: Sequence[Tensor]) -> list[Tensor]:
-        """Return C_k(r_k) of every branch for the student's stage outputs (B, ...)."""
+    def rows(self, batch: int, *, sampled: bool) -> tuple[slice, ...]:
+        """Return which images of a batch each branch takes.
+
+        All of them; or, `sampled`, consecutive equal parts, so that each image takes one branch. Images come shuffled,
+        so the mean over a part estimates that over the batch without bias. Fewer images than branches are not parted.
+        """
+        count = len(self.positions)
+        if not sampled or batch < count:
+            return (slice(0, batch),) * count
+        ends = [batch * index // count for index in range(count + 1)]
+        return tuple(slice(start, end) for start, end in pairwise(ends))
+
+    def project(self, outputs: Sequence[Tensor], rows: Sequence[slice] | None = None) -> list[Tensor]:
+        """Return C_k(r_k) of every branch for the student's stage outputs (B, ...), of its `rows` (default: all)."""
+        rows = rows or self.rows(len(outputs[0]), sampled=False)
         return [
-            projection(outputs[position.student])
-            for projection, position in zip(self.projections, self.positions, strict=True)
+            projection(outputs[position.student][taken])
+            for projection, position, taken in zip(self.projections, self.positions, rows, strict=True)
         ]
 
-    def forward(self, outputs: Sequence[Tensor], guide: StagedAnn | None = None) -> dict[str, Tensor]:
-        """Return the logits (B, K) of every branch by name, through the tails of `guide` (default: the teacher)."""
+    def forward(
+        self, outputs: Sequence[Tensor], guide: StagedAnn | None = None, rows: Sequence[slice] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the logits of every branch by name, through the tails of `guide` (default: the teacher).
+
+        Args:
+            outputs: the student's stage outputs (B, ...).
+            guide: a staged ANN equal to the teacher.
+            rows: the images that each branch takes, as `rows` gives them (default: all).
+        """
         if not self.positions:
             return {}
-        logits = convoy(guide or self.teacher, self.project(outputs), [place.teacher for place in self.positions])
+        entries = [place.teacher for place in self.positions]
+        logits = convoy(guide or self.teacher, self.project(outputs, rows), entries)
         return dict(zip((place.name for place in self.positions), logits, strict=True))
 
 
@@ -95,11 +118,11 @@ def convoy(teacher: StagedAnn, features: Sequence[Tensor], entries: Sequence[int
 
     Args:
         teacher: the staged ANN, in eval mode.
-        features: one tensor (B, ...) a branch, in the order of `entries`.
+        features: one tensor (B_k, ...) a branch, in the order of `entries`.
         entries: ascending stage indices; a feature stands for the output of that stage.
 
     Returns:
-        The logits (B, K) of each branch.
+        The logits (B_k, K) of each branch.
     """
     travelling: Tensor | None = None
     waiting = list(zip(entries, features, strict=True))
@@ -110,7 +133,7 @@ def convoy(teacher: StagedAnn, features: Sequence[Tensor], entries: Sequence[int
         if joining:
             travelling = torch.cat([*([] if travelling is None else [travelling]), *joining])
     assert travelling is not None
-    return travelling.chunk(len(features))
+    return torch.split(travelling, [len(feature) for feature in features])
 
 
 def choose_positions(

@@ -6,7 +6,7 @@ T timesteps, M multiply-accumulates of the student for one image and timestep, M
     ann     3 M                      forward, gradient of inputs, gradient of weights
     rate    T (M - M0) + M0 + 2 M    spike pass, rate pass's backward; its forward is answered from records
     bptt    3 (T (M - M0) + M0)
-    hybrid  rate + A + 2 sum_k A_k   teacher, tails forward, tails' gradient of inputs
+    hybrid  rate + A + 2 sum_k A_k   teacher, tails forward, tails' gradient of inputs; sampled, the mean over k
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,9 @@ def work(network: Partitioned) -> Work:
     return Work(sum(stages), static, tuple(sum(stages[index + 1 :]) for index in range(len(stages))))
 
 
-def step_flop(method: str, student: Work, teacher: Work, *, entries: Sequence[int], timesteps: int) -> int:
+def step_flop(
+    method: str, student: Work, teacher: Work, *, entries: Sequence[int], timesteps: int, sampled: bool = False
+) -> int:
     """Return the floating-point operations of a training step for one image.
 
     Args:
@@ -44,12 +46,14 @@ def step_flop(method: str, student: Work, teacher: Work, *, entries: Sequence[in
         teacher: the ANN's work.
         entries: teacher stages after which branches enter.
         timesteps: T; ann has none.
+        sampled: whether each image takes one of the branches.
     """
+    tails = sum(teacher.behind[entry] for entry in entries) // (len(entries) if sampled and entries else 1)
     through_time = timesteps * (student.total - student.static) + student.static
     macs = {
         "ann": 3 * student.total,
         "bptt": 3 * through_time,
         "rate": through_time + 2 * student.total,
-        "hybrid": through_time + 2 * student.total + teacher.total + 2 * sum(teacher.behind[e] for e in entries),
+        "hybrid": through_time + 2 * student.total + teacher.total + 2 * tails,
     }
     return FLOP_PER_MAC * macs[method]

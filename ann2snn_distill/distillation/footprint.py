@@ -59,7 +59,15 @@ def footprint(network: Partitioned) -> Footprint:
     return Footprint(tuple(moments), max(values_of(network, node) for node in nodes), behind)
 
 
-def peak_values(method: str, student: Footprint, teacher: Footprint, *, entries: Sequence[int], timesteps: int) -> int:
+def peak_values(
+    method: str,
+    student: Footprint,
+    teacher: Footprint,
+    *,
+    entries: Sequence[int],
+    timesteps: int,
+    sampled: bool = False,
+) -> int:
     """Return how many values of activations a training step holds at its peak for one image.
 
     Args:
@@ -68,6 +76,7 @@ def peak_values(method: str, student: Footprint, teacher: Footprint, *, entries:
         teacher: the ANN's.
         entries: teacher stages after which branches enter.
         timesteps: T; ann has none.
+        sampled: whether each image takes one of the branches.
     """
     steps = 1 if method == "ann" else timesteps
     copies = timesteps if method == "bptt" else 1
@@ -76,6 +85,7 @@ def peak_values(method: str, student: Footprint, teacher: Footprint, *, entries:
         return copies * (_PER_NEURON[method] * moment.neurons + moment.others)
 
     tails = sum(teacher.behind[entry] for entry in entries) if method == "hybrid" else 0
+    tails //= len(entries) if sampled and entries else 1
     end = kept(student.moments[-1]) + tails + _PASSING * student.largest * copies
     return max(end, *(kept(moment) + steps * moment.alive for moment in student.moments))
 

@@ -30,6 +30,7 @@ class HybridObjective:
         timesteps: T.
         alpha: share of guidance.
         temperature: of guidance.
+        sampled: whether each image takes one of the branches in place of all.
     """
 
     programs: Programs
@@ -39,6 +40,7 @@ class HybridObjective:
     timesteps: int
     alpha: float
     temperature: float
+    sampled: bool = False
 
     def __call__(self, x: Tensor, target_BK: Tensor) -> Parts:
         """Return the loss parts of a batch."""
@@ -50,10 +52,12 @@ class HybridObjective:
         guidance = divergence(outputs[-1], teacher_BK, self.temperature)
         total = guided(cross, guidance, self.alpha)
         parts = {"student_ce": cross, "student_kl": guidance}
-        for beta, (name, logits_BK) in zip(self.betas, self.branches(outputs, self.guide).items(), strict=True):
+        rows = self.branches.rows(len(x), sampled=self.sampled)
+        logits = self.branches(outputs, self.guide, rows)
+        for beta, taken, (name, logits_BK) in zip(self.betas, rows, logits.items(), strict=True):
             branch = guided(
-                cross_entropy(logits_BK, target_BK),
-                divergence(logits_BK, teacher_BK, self.temperature),
+                cross_entropy(logits_BK, target_BK[taken]),
+                divergence(logits_BK, teacher_BK[taken], self.temperature),
                 self.alpha,
             )
             parts[f"branch_{name}"] = branch

@@ -33,6 +33,9 @@ class Traffic:
     def __add__(self, other: "Traffic") -> "Traffic":
         return Traffic(self.weighted + other.weighted, self.others + other.others)
 
+    def __floordiv__(self, times: int) -> "Traffic":
+        return Traffic(self.weighted // times, self.others // times)
+
     def __mul__(self, times: int) -> "Traffic":
         return Traffic(self.weighted * times, self.others * times)
 
@@ -78,7 +81,9 @@ def flow(network: Partitioned) -> Flow:
     return Flow(parts[False], parts[True], behind)
 
 
-def step_traffic(method: str, student: Flow, teacher: Flow, *, entries: Sequence[int], timesteps: int) -> Traffic:
+def step_traffic(
+    method: str, student: Flow, teacher: Flow, *, entries: Sequence[int], timesteps: int, sampled: bool = False
+) -> Traffic:
     """Return what a training step moves for one image.
 
     Args:
@@ -87,6 +92,7 @@ def step_traffic(method: str, student: Flow, teacher: Flow, *, entries: Sequence
         teacher: the ANN's.
         entries: teacher stages after which branches enter.
         timesteps: T; ann has none.
+        sampled: whether each image takes one of the branches.
     """
     own = student.all
     if method == "ann":
@@ -95,9 +101,8 @@ def step_traffic(method: str, student: Flow, teacher: Flow, *, entries: Sequence
         return (_forward(own) + _backward(own) + Traffic(0, 2 * own.neurons)) * timesteps
     found = _spikes(student, timesteps) + _backward(own)
     if method == "hybrid":
-        found += _guided(teacher.all)
-        for entry in entries:
-            found += _guided(teacher.behind[entry]) + _through(teacher.behind[entry])
+        tails = sum((_guided(teacher.behind[e]) + _through(teacher.behind[e]) for e in entries), Traffic(0, 0))
+        found += _guided(teacher.all) + (tails // len(entries) if sampled and entries else tails)
     return found
 
 

@@ -142,11 +142,17 @@ class _Bench:
         """Return the row with what is counted: arithmetic, traffic, memory."""
         case, execution, positions = self._case, self._execution, self._branches.positions
         entries = [position.teacher for position in positions]
-        flop = step_flop(case.method, work(self._base), work(self._ann), entries=entries, timesteps=case.timesteps)
-        memory = step_memory(
-            case.method, self._base, self._ann, positions=positions, timesteps=case.timesteps, execution=execution
+        sampled = self._settings.sampled_branches
+        flop = step_flop(
+            case.method, work(self._base), work(self._ann), entries=entries, timesteps=case.timesteps, sampled=sampled
         )
-        moved = step_traffic(case.method, flow(self._base), flow(self._ann), entries=entries, timesteps=case.timesteps)
+        memory = step_memory(
+            case.method, self._base, self._ann, positions=positions, timesteps=case.timesteps, execution=execution,
+            sampled=sampled,
+        )  # fmt: skip
+        moved = step_traffic(
+            case.method, flow(self._base), flow(self._ann), entries=entries, timesteps=case.timesteps, sampled=sampled
+        )
         width = 2 if execution.amp else 4
         return StepTime(
             method=case.method, timesteps=None if case.method == "ann" else case.timesteps,
@@ -166,8 +172,9 @@ class _Bench:
     def _objective(self) -> Objective:
         if self._case.method == "ann":
             return AnnObjective(self._branches.teacher)
-        values = {"model": self._settings.model, "dataset": "bench", "method": self._case.method}
-        settings = ConvertSettings.model_validate(values | {"timesteps": self._case.timesteps})
+        values: dict[str, object] = {"model": self._settings.model, "dataset": "bench", "method": self._case.method}
+        values |= {"timesteps": self._case.timesteps, "sampled_branches": self._settings.sampled_branches}
+        settings = ConvertSettings.model_validate(values)
         return objective_of(settings, self._student, self._branches, self._execution)
 
     def _state(self) -> TrainState:

@@ -46,6 +46,7 @@ def step_memory(
     positions: Sequence[Position],
     timesteps: int,
     execution: Execution,
+    sampled: bool = False,
     opt: str = "sgd",
     averaged: bool = False,
     data_bytes: int = 0,
@@ -59,6 +60,7 @@ def step_memory(
         positions: of the branches.
         timesteps: T; ann has none.
         execution: device, precision, compilation.
+        sampled: whether each image takes one of the branches.
         opt: sgd or adamw.
         averaged: whether a moving average of the weights is kept.
         data_bytes: images that lie on the device.
@@ -73,7 +75,9 @@ def step_memory(
     if method == "hybrid":
         fixed += parameters_of(teacher) * (4 + copy)
     entries = [position.teacher for position in positions]
-    values = peak_values(method, footprint(student), footprint(teacher), entries=entries, timesteps=timesteps)
+    values = peak_values(
+        method, footprint(student), footprint(teacher), entries=entries, timesteps=timesteps, sampled=sampled
+    )
     width = 2 if execution.amp else 4
     return StepMemory(fixed / MIB + (_WORKSPACE_MIB if cuda else 0), values * width * (1.0 if fast else _PLAIN) / MIB)
 

@@ -42,6 +42,7 @@ def objective_of(
         timesteps=settings.timesteps,
         alpha=settings.alpha,
         temperature=settings.temperature,
+        sampled=settings.sampled_branches,
     )
 
 

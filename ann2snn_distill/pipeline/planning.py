@@ -106,6 +106,7 @@ def _memory(
         positions=positions,
         timesteps=settings.timesteps,
         execution=execution_of(settings, device),
+        sampled=settings.sampled_branches,
         opt=settings.opt,
         averaged=settings.model_ema > 0,
         data_bytes=device_bytes(dataset.train),

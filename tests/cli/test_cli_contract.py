@@ -24,13 +24,13 @@ FLAGS = {
     + FIT
     + "--timesteps --student --output --overwrite --method --neuron --decay --threshold --v-init --reset "
     "--surrogate-width --init --alpha --branches --beta --temperature --coverage --maxpool --resume "
-    "--val-interval --min-accuracy --max-drop --config --dry-run --json",
+    "--val-interval --sampled-branches --min-accuracy --max-drop --config --dry-run --json",
     "eval": "--dataset --data-dir --timesteps --device --batch-size --workers --skip-bad-images --json",
     "inspect": "--all --img-size --model-kwargs --stem --classes --timesteps --coverage --maxpool --strict --json",
     "teach": NETWORK + FIT + "--output --overwrite --config --json",
     "batch": "--output --jobs --devices --retry-failed --dry-run --json",
     "bench": "--timesteps --batch-size --method --steps --img-size --classes --model-kwargs --stem --neuron --branches "
-    "--dataset --data-dir --workers --device --amp --no-amp --torchcompile --no-torchcompile --json",
+    "--sampled-branches --dataset --data-dir --workers --device --amp --no-amp --torchcompile --no-torchcompile --json",
     "env": "--json",
 }
 

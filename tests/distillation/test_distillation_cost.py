@@ -40,4 +40,6 @@ def test_the_work_of_a_step_is_that_of_its_passes(resnet18):
         "bptt": 6 * spikes,
         "hybrid": 2 * (spikes + 2 * MACS + MACS + 2 * tails),
     }
+    sampled = step_flop("hybrid", found, found, entries=entries, timesteps=4, sampled=True)
+    assert sampled == flop["hybrid"] - 4 * (tails - tails // 3)
     assert flop["hybrid"] / 1e9 == pytest.approx(10.99, abs=0.03)  # counted elsewhere, stem at every timestep

@@ -41,6 +41,14 @@ def test_a_step_keeps_its_records_and_passes_three_of_the_largest(counted, metho
     assert found == kept + 3 * LARGEST * copies
 
 
+def test_sampled_branches_keep_a_third_of_the_tails(counted):
+    both = [
+        peak_values("hybrid", counted, counted, entries=ENTRIES, timesteps=4, sampled=sampled)
+        for sampled in (False, True)
+    ]
+    assert both[0] - both[1] == TAILS - TAILS // 3
+
+
 def test_records_do_not_grow_with_time_but_the_widest_layer_passes_through_it(counted):
     def step(method, timesteps):
         return peak_values(method, counted, counted, entries=ENTRIES, timesteps=timesteps)

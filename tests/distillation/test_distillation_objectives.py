@@ -1,5 +1,7 @@
 """Objectives: the loss is the sum of its parts, and a training step moves the student and nothing of the teacher."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -55,6 +57,43 @@ def test_hybrid_loss_is_the_weighted_sum_of_its_parts(hybrid, model, batch):
     torch.testing.assert_close(parts["student_ce"].double(), cross, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(parts["student_kl"].double(), divergence, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(parts["loss"].double(), total, rtol=1e-5, atol=1e-6)
+
+
+def test_sampled_branches_are_on_average_all_of_them_in_loss_and_gradient(hybrid, batch):
+    """Over every place that the images can take in a batch of six, one branch having two of them."""
+    x, target = (torch.cat([part, part[:2] + 0.1])[:6] for part in batch)
+    target = target / target.sum(1, keepdim=True)
+    sampled = replace(hybrid, sampled=True)
+    weights = [*hybrid.branches.projections.parameters(), *hybrid.programs.body.parameters()]
+
+    def found(objective, order):
+        parts = objective(x[order], target[order])
+        gradients = torch.autograd.grad(parts["loss"], weights)
+        return {name: value.detach() for name, value in parts.items()}, gradients
+
+    wanted, gradients = found(hybrid, torch.arange(6))
+    rotations = [found(sampled, torch.arange(6).roll(shift)) for shift in range(0, 6, 2)]
+    assert any(parts["branch_layer1"] != wanted["branch_layer1"] for parts, _ in rotations)
+    for name, value in wanted.items():
+        mean = torch.stack([parts[name] for parts, _ in rotations]).mean()
+        torch.testing.assert_close(mean, value, rtol=1e-5, atol=1e-6)
+    for index, gradient in enumerate(gradients):
+        mean = torch.stack([parts[index] for _, parts in rotations]).mean(0)
+        torch.testing.assert_close(mean, gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "sampled", "ends"),
+    [
+        (8, False, [(0, 8)] * 3),
+        (8, True, [(0, 2), (2, 5), (5, 8)]),
+        (3, True, [(0, 1), (1, 2), (2, 3)]),
+        (2, True, [(0, 2)] * 3),
+    ],
+)
+def test_each_image_takes_one_branch_if_sampled_and_there_are_enough(hybrid, batch_size, sampled, ends):
+    rows = hybrid.branches.rows(batch_size, sampled=sampled)
+    assert [(taken.start, taken.stop) for taken in rows] == ends
 
 
 @pytest.mark.parametrize("opt", ["sgd", "adamw"])

@@ -61,6 +61,9 @@ def test_the_traffic_of_each_method_is_that_of_its_passes(counted):
     weighted = sum(2 * (i + o) for i, o, _ in map(behind, ENTRIES)) + once
     others = sum(5 * n for _, _, n in map(behind, ENTRIES)) + 2 * NEURONS
     assert found["hybrid"] == found["rate"] + Traffic(weighted, others)
+    sampled = step_traffic("hybrid", counted, counted, entries=ENTRIES, timesteps=T, sampled=True)
+    tails = Traffic(weighted - once, others - 2 * NEURONS)
+    assert sampled == found["rate"] + Traffic(once, 2 * NEURONS) + tails // 3
 
 
 def test_only_the_spike_pass_moves_more_at_more_timesteps(counted):
