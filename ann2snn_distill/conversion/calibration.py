@@ -2,10 +2,12 @@
 
 Two measurements:
 
-- on the ANN with trained weights: the standard deviation of what enters an activation; for an inserted neuron the
-  level below which five sixths of the values lie;
+- on the ANN with trained weights: the threshold at which the neuron, driven by each of the ANN's currents for T
+  timesteps, comes closest to what the ANN gives for it, in squared error;
 - on the SNN itself with random weights, layer by layer: each current is measured with the spikes of the layers before.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx
@@ -29,13 +31,26 @@ _QUANTILE = 0.8413
 _SAMPLES = 1_000_000
 """Values of a current that its level is taken from; more cost seconds a layer."""
 
+_FITTED = 16_384
+"""Values of a current on which a threshold is fitted."""
+
+_RANGE, _CANDIDATES = (-3.0, 3.0), 73
+"""Thresholds that are tried, as powers of two of the current's root mean square: six percent apart."""
+
 _SNN_IMAGES = 64
 """Images of the SNN's measurement: T times as many rows are in memory at once."""
 
 
-def thresholds_of_ann(sites: Sites, images: Tensor) -> dict[str, float]:
-    """Return a threshold for every neuron, from the ANN's values on images (B, 3, H, W)."""
-    run = _AnnRun(sites)
+def thresholds_of_ann(sites: Sites, images: Tensor, timesteps: int, *, neuron: NeuronModel) -> dict[str, float]:
+    """Return a threshold for every neuron, from the ANN's values on images (B, 3, H, W).
+
+    Args:
+        sites: the network, with the ANN's weights.
+        images: normalised images (B, 3, H, W).
+        timesteps: T of the spikes that stand for a value.
+        neuron: the neurons' parameters.
+    """
+    run = _AnnRun(sites, timesteps, neuron)
     with torch.no_grad():
         run.run(images)
     return run.thresholds
@@ -69,20 +84,21 @@ def activation_names(sites: Sites) -> tuple[str, ...]:
 
 
 class _AnnRun(fx.Interpreter):
-    """Runs the ANN and measures every neuron's input."""
+    """Runs the ANN and fits every neuron's threshold to what enters and leaves its activation."""
 
-    def __init__(self, sites: Sites):
+    def __init__(self, sites: Sites, timesteps: int, neuron: NeuronModel):
         super().__init__(sites.trace.body, graph=sites.trace.graph)
-        self._sites = sites
+        self._sites, self._timesteps, self._neuron = sites, timesteps, neuron
         self.thresholds: dict[str, float] = {}
 
     def run_node(self, n: fx.Node) -> object:
+        value = super().run_node(n)
         if self._sites.roles.get(n) is Role.NEURON:
             current = self.env[self._sites.data_inputs(n)[0]]
-            inserted = n.target in (one_sided, two_sided)
-            found = _level(current, n) if inserted else float(current.float().std())
-            self.thresholds[n.name] = max(found, _MINIMUM)
-        return super().run_node(n)
+            assert isinstance(value, Tensor)
+            unroll = unroll_pair if n.target is two_sided else unroll_neuron
+            self.thresholds[n.name] = _fitted(current, value, unroll, self._timesteps, self._neuron)
+        return value
 
 
 class _SnnRun(fx.Interpreter):
@@ -112,10 +128,30 @@ class _SnnRun(fx.Interpreter):
         return unroll(current, threshold, self._timesteps, static=False, model=self._neuron)
 
 
+def _fitted(
+    current: Tensor, value: Tensor, unroll: Callable[..., Tensor], timesteps: int, neuron: NeuronModel
+) -> float:
+    """Return the threshold whose mean emission, for a constant current, is nearest to the ANN's value."""
+    current_N, value_N = _thinned(current, _FITTED), _thinned(value, _FITTED)
+    scale = float(current_N.square().mean().sqrt())
+    if scale <= _MINIMUM:
+        return _MINIMUM
+    candidates_C = scale * torch.logspace(*_RANGE, steps=_CANDIDATES, base=2, device=current.device)
+    many_CN = current_N.expand(_CANDIDATES, -1)
+    emitted_TCN = unroll(many_CN, candidates_C[:, None], timesteps, static=True, model=neuron)
+    error_C = (emitted_TCN.unflatten(0, (timesteps, -1)).mean(0) - value_N).square().mean(1)
+    return float(candidates_C[error_C.argmin()])
+
+
+def _thinned(values: Tensor, most: int) -> Tensor:
+    """Return at most so many of the values, evenly spaced, as a float32 vector."""
+    flat = values.detach().float().flatten()
+    return flat[:: -(-len(flat) // most)]
+
+
 def _level(current: Tensor, node: fx.Node) -> float:
     """Return the value that a sixth of the currents exceed; of a pair, that a third exceed in magnitude."""
-    values = current.detach().float().flatten()
-    values = values[:: -(-len(values) // _SAMPLES)]
+    values = _thinned(current, _SAMPLES)
     two = node.target is two_sided
     level = torch.quantile(values.abs() if two else values, 2 * _QUANTILE - 1 if two else _QUANTILE)
     return float(level) if level > _MINIMUM else float(values.std())

@@ -57,7 +57,7 @@ def new_student(settings: ConvertSettings, teacher: LoadedNetwork, calibration: 
     network = student_network(module, img_size=teacher.img_size, maxpool=settings.maxpool, coverage=settings.coverage)
     model = neuron_model(settings)
     if settings.init == "teacher":
-        thresholds = thresholds_of_ann(network.sites, calibration)
+        thresholds = thresholds_of_ann(network.sites, calibration, settings.timesteps, neuron=model)
     else:
         thresholds = thresholds_of_snn(network.sites, calibration, settings.timesteps, neuron=model)
     if settings.threshold is not None:
