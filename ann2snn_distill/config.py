@@ -131,6 +131,9 @@ class ConvertSettings(NetworkSettings, FitSettings):
     output: Path | None = Field(None, description="output folder (default: runs/MODEL-DATASET-tT-N)")
     overwrite: bool = Field(False, description="replace what a non-empty output folder holds")
     method: Method = Field("hybrid", description="hybrid guidance, rate without guidance, or bptt")
+    finish_epochs: Annotated[int, Field(ge=0)] = Field(
+        0, description="of --epochs the last so many are trained through time, by a loss at every timestep"
+    )
     neuron: NeuronName = Field("lif", description="neuron model")
     decay: _Fraction | None = Field(None, description="membrane kept per timestep (default: lif 0.2, if 1)")
     threshold: Annotated[float, Field(gt=0)] | None = Field(

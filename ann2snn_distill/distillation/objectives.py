@@ -93,6 +93,36 @@ class BpttObjective:
 
 
 @dataclass(frozen=True)
+class EveryTimestepObjective:
+    """mean_t l(y^S_t), l = (1 - alpha) CE + alpha KL, by backpropagation through time (CE alone: arXiv 2202.11946).
+
+    Attributes:
+        programs: the SNN in training.
+        guide: the teacher, or None for cross entropy alone.
+        timesteps: T.
+        alpha: share of guidance.
+        temperature: of guidance.
+    """
+
+    programs: Programs
+    guide: StagedAnn | None
+    timesteps: int
+    alpha: float
+    temperature: float
+
+    def __call__(self, x: Tensor, target_BK: Tensor) -> Parts:
+        """Return the loss parts of a batch."""
+        logits_MK = self.programs.unroll(x, self.timesteps).float().flatten(0, 1)  # M = T * B
+        cross = cross_entropy(logits_MK, target_BK.repeat(self.timesteps, 1))
+        if self.guide is None:
+            return {"loss": cross, "student_ce": cross}
+        with torch.no_grad():
+            teacher_BK = self.guide(x)
+        guidance = divergence(logits_MK, teacher_BK.repeat(self.timesteps, 1), self.temperature)
+        return {"loss": guided(cross, guidance, self.alpha), "student_ce": cross, "student_kl": guidance}
+
+
+@dataclass(frozen=True)
 class AnnObjective:
     """Cross entropy of a plain ANN, in training mode."""
 

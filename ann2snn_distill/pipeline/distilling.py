@@ -15,7 +15,7 @@ from ann2snn_distill.events import Caution, Note, Observer
 from ann2snn_distill.pipeline.machine import memory_mib
 from ann2snn_distill.pipeline.measuring import evaluation_batches, numerics
 from ann2snn_distill.pipeline.memory import USABLE, explained
-from ann2snn_distill.pipeline.objectives import Validation, epoch_metrics, objective_of
+from ann2snn_distill.pipeline.objectives import Validation, epoch_metrics, finish_of, objective_of
 from ann2snn_distill.pipeline.outputs import FREE_SETTINGS, RESUME_FOLDER, write_metrics
 from ann2snn_distill.pipeline.planning import Prepared
 from ann2snn_distill.pipeline.students import new_student
@@ -120,6 +120,7 @@ def distilled(work: Distillation, observe: Observer) -> tuple[TrainState, FitRes
             plan=Plan(
                 Schedule(settings.epochs, settings.warmup_epochs or 0.0, settings.lr, seed=settings.seed),
                 interval_of(settings),
+                finish=finish_of(settings, work.student, work.branches, execution),
                 remedy="start again with --overwrite and a lower --lr",
             ),
             execution=execution,

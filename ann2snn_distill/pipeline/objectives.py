@@ -9,13 +9,20 @@ from torch import Tensor
 
 from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.conversion.folding import folded
+from ann2snn_distill.conversion.network import StagedAnn
 from ann2snn_distill.conversion.student import SpikingNetwork
 from ann2snn_distill.distillation.branches import HybridBranches
 from ann2snn_distill.distillation.losses import branch_weights
-from ann2snn_distill.distillation.objectives import BpttObjective, HybridObjective, Objective, RateObjective
+from ann2snn_distill.distillation.objectives import (
+    BpttObjective,
+    EveryTimestepObjective,
+    HybridObjective,
+    Objective,
+    RateObjective,
+)
 from ann2snn_distill.evaluation.accuracy import top1_at
 from ann2snn_distill.evaluation.alignment import branch_scores, cosines_on
-from ann2snn_distill.training.fit import EpochMetrics, Execution
+from ann2snn_distill.training.fit import EpochMetrics, Execution, Finish
 from ann2snn_distill.training.state import TrainState
 
 
@@ -27,23 +34,48 @@ def objective_of(
     Compiled on CUDA, norms and sums run inside their neuron's operation, and in bfloat16 guidance comes from a folded
     bfloat16 copy of the teacher; everywhere else the plain programs and the teacher itself are used.
     """
-    fast = execution.compiled and execution.device.type == "cuda"
+    fast = _is_fast(execution)
     programs = student.in_training_fused if fast else student.in_training
     if settings.method == "bptt":
         return BpttObjective(programs, settings.timesteps)
     if settings.method == "rate":
         return RateObjective(programs, settings.timesteps)
-    teacher = branches.teacher
     return HybridObjective(
         programs,
         branches,
-        folded(teacher.network, dtype=torch.bfloat16) if fast and execution.amp else teacher,
+        _guide(branches, execution),
         betas=branch_weights(len(branches.positions), settings.beta),
         timesteps=settings.timesteps,
         alpha=settings.alpha,
         temperature=settings.temperature,
         sampled=settings.sampled_branches,
     )
+
+
+def finish_of(
+    settings: ConvertSettings, student: SpikingNetwork, branches: HybridBranches, execution: Execution
+) -> Finish | None:
+    """Return what the last `settings.finish_epochs` train by: a loss at every timestep, guided under hybrid."""
+    if not settings.finish_epochs:
+        return None
+    objective = EveryTimestepObjective(
+        student.in_training_fused if _is_fast(execution) else student.in_training,
+        _guide(branches, execution) if settings.method == "hybrid" else None,
+        timesteps=settings.timesteps,
+        alpha=settings.alpha,
+        temperature=settings.temperature,
+    )
+    return Finish(settings.finish_epochs, objective)
+
+
+def _is_fast(execution: Execution) -> bool:
+    return execution.compiled and execution.device.type == "cuda"
+
+
+def _guide(branches: HybridBranches, execution: Execution) -> StagedAnn:
+    if _is_fast(execution) and execution.amp:
+        return folded(branches.teacher.network, dtype=torch.bfloat16)
+    return branches.teacher
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,18 +9,17 @@ import torch
 
 from ann2snn_distill.config import ConvertSettings, FitSettings, NetworkSettings
 from ann2snn_distill.conversion.network import Partitioned, partitioned
-from ann2snn_distill.data.batches import device_bytes, train_batches
+from ann2snn_distill.data.batches import device_bytes
 from ann2snn_distill.data.datasets import NAMES, Dataset, load_dataset
 from ann2snn_distill.distillation.branches import Position, choose_positions
-from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.events import Note, Observer
 from ann2snn_distill.pipeline.inspecting import inspection
 from ann2snn_distill.pipeline.machine import choose_device, device_name, memory_mib
 from ann2snn_distill.pipeline.memory import USABLE, StepMemory, in_pieces, step_memory
 from ann2snn_distill.pipeline.outputs import check_output, check_same_run, resolve_output
+from ann2snn_distill.pipeline.refusing import check_finish, check_fit, refuse_twice
 from ann2snn_distill.pipeline.students import student_module, student_network
 from ann2snn_distill.pipeline.teachers import (
-    augmentation_of,
     execution_of,
     images_a_step,
     load_teacher,
@@ -77,13 +76,14 @@ def prepare(settings: ConvertSettings) -> Prepared:
     dataset = dataset_of(settings)
     resolved = settled(settings, dataset, device)
     check_fit(resolved, dataset)
+    check_finish(resolved)
     loaded = load_teacher(resolved, dataset)
     student, inspected = _student(resolved, loaded)
     teacher = partitioned(loaded.module, img_size=loaded.img_size)
     wanted = resolved.branches if resolved.method == "hybrid" else "none"
     same = (resolved.student or loaded.name) == loaded.name
     positions = choose_positions(student.stages, teacher.stages, wanted, same_network=same)
-    _refuse_twice([position.name for position in positions])
+    refuse_twice([position.name for position in positions])
     memory = _memory(resolved, dataset, device, student, teacher, positions)
     if settings.batch_size == "auto":
         resolved = fitted(resolved, memory, device)
@@ -99,18 +99,23 @@ def _memory(
     teacher: Partitioned,
     positions: Sequence[Position],
 ) -> StepMemory:
-    return step_memory(
-        settings.method,
-        student,
-        teacher,
-        positions=positions,
-        timesteps=settings.timesteps,
-        execution=execution_of(settings, device),
-        sampled=settings.sampled_branches,
-        opt=settings.opt,
-        averaged=settings.model_ema > 0,
-        data_bytes=device_bytes(dataset.train),
-    )
+    methods = [settings.method, *(["bptt"] if settings.finish_epochs else [])]
+    parts = [
+        step_memory(
+            method,
+            student,
+            teacher,
+            positions=positions,
+            timesteps=settings.timesteps,
+            execution=execution_of(settings, device),
+            sampled=settings.sampled_branches,
+            opt=settings.opt,
+            averaged=settings.model_ema > 0,
+            data_bytes=device_bytes(dataset.train),
+        )
+        for method in methods
+    ]
+    return StepMemory(max(part.fixed_mib for part in parts), max(part.image_mib for part in parts))
 
 
 FitOf = TypeVar("FitOf", bound=FitSettings)
@@ -180,44 +185,9 @@ def plan(settings: ConvertSettings, observe: Observer) -> dict[str, Any]:
     }
 
 
-def check_fit(settings: FitSettings, dataset: Dataset) -> None:
-    """See that resolved settings can train on a data set.
-
-    Raises:
-        BadInputError: a step takes more images than there are.
-        UsageError: a value that this release, or this kind of data, does not have.
-    """
-    images, pieces = len(dataset.train), settings.grad_accum_steps
-    if images_a_step(settings) > images:
-        times = f" times {pieces} --grad-accum-steps" if pieces > 1 else ""
-        raise BadInputError(
-            f"a batch of {settings.batch_size}{times} is larger than the {images} training images; "
-            f"choose --batch-size {max(images // pieces, 1)} or less"
-        )
-    if settings.amp_dtype != "bfloat16":
-        raise UsageError(f"--amp-dtype {settings.amp_dtype} is not in this release; give bfloat16, or --no-amp")
-    train_batches(  # made and dropped: it refuses the policies that the data cannot have
-        dataset.train,
-        classes=len(dataset.classes),
-        img_size=dataset.img_size,
-        mean=dataset.mean,
-        std=dataset.std,
-        batch_size=images_a_step(settings),
-        augmentation=augmentation_of(settings, dataset),
-        device=torch.device("cpu"),
-        seed=0,
-    )
-
-
 def _student(settings: ConvertSettings, loaded: LoadedNetwork) -> tuple[Partitioned, Inspection]:
     name = settings.student or loaded.name
     module = student_module(settings, loaded, seed=settings.seed)
     network = student_network(module, img_size=loaded.img_size, maxpool=settings.maxpool, coverage=settings.coverage)
     found = inspection(network, module, name=name, img_size=loaded.img_size, classes=loaded.classes)
     return network, found
-
-
-def _refuse_twice(names: list[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"--branches names {name} twice; give it once")

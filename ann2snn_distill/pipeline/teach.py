@@ -18,7 +18,8 @@ from ann2snn_distill.pipeline.guards import deterministic, interruptible
 from ann2snn_distill.pipeline.machine import choose_device
 from ann2snn_distill.pipeline.measuring import evaluation_batches, numerics
 from ann2snn_distill.pipeline.memory import StepMemory, step_memory
-from ann2snn_distill.pipeline.planning import check_fit, dataset_of, fitted
+from ann2snn_distill.pipeline.planning import dataset_of, fitted
+from ann2snn_distill.pipeline.refusing import check_fit
 from ann2snn_distill.pipeline.teachers import execution_of, load_teacher, ready_teacher
 from ann2snn_distill.recipes import recipe_for, resolved_fit
 from ann2snn_distill.teacher import LoadedNetwork

@@ -11,12 +11,12 @@ from ann2snn_distill.errors import BadInputError, InterruptedRunError
 from ann2snn_distill.events import EpochDone, Note, Observer, PhaseDone, PhaseStarted
 from ann2snn_distill.training.divergence import where_it_began
 from ann2snn_distill.training.keeping import Interval, Keeper
-from ann2snn_distill.training.loop import Loop, NotFiniteError, Schedule, own_generators
+from ann2snn_distill.training.loop import Finish, Loop, NotFiniteError, Schedule, own_generators
 from ann2snn_distill.training.resume import ResumeFolder
 from ann2snn_distill.training.state import TrainState
 from ann2snn_distill.training.step import Execution
 
-__all__ = ["EpochMetrics", "Execution", "FitResult", "Interval", "Plan", "Record", "Schedule", "fit"]
+__all__ = ["EpochMetrics", "Execution", "Finish", "FitResult", "Interval", "Plan", "Record", "Schedule", "fit"]
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,13 @@ class Plan:
     Attributes:
         schedule: steps and learning rate.
         interval: between states on disk; the last is always written.
+        finish: another objective for the last epochs, or None.
         remedy: the next step for a user whose loss diverges.
     """
 
     schedule: Schedule
     interval: Interval
+    finish: Finish | None = None
     remedy: str = "lower the learning rate"
 
 
@@ -83,7 +85,7 @@ def fit(
         BadInputError: the loss or a weight is no longer finite; the last good state is written.
         Exception: whatever else ends the training, once its state is written, as far as it can be.
     """
-    loop = Loop(objective, batches, state, plan.schedule, execution, observe)
+    loop = Loop(objective, batches, state, plan.schedule, execution, observe, plan.finish)
     keeper = Keeper(loop, resume, plan.interval)
     keeper.go_on(name, plan.schedule.epochs, observe)
     try:

@@ -53,11 +53,18 @@ class Schedule:
         )
 
 
+@dataclass(frozen=True)
+class Finish:
+    """Another objective for the last epochs; weights, optimiser and learning rate go on."""
+
+    epochs: int
+    objective: Objective
+
+
 class Loop:
     """One training under way. Between two steps its state is whole, and `here` says where it stands.
 
     Attributes:
-        objective: loss parts of a batch, not compiled.
         batches: the training data.
         state: what is trained.
         schedule: length, learning rate and seed.
@@ -75,15 +82,23 @@ class Loop:
         schedule: Schedule,
         execution: Execution,
         observe: Observer,
+        finish: Finish | None = None,
     ):
-        self.objective, self.batches, self.state = objective, batches, state
+        self._main, self._finish, self.batches, self.state = objective, finish, batches, state
         self.schedule, self.execution, self._observe = schedule, execution, observe
         self.interrupts = Interrupts()
         self.history: list[dict[str, Any]] = []
         self.settled = True
         self._totals = LossTotals(execution.device)
         self._step: Step | None = None
+        self._made_for = self.objective
         self._begin(Part())
+
+    @property
+    def objective(self) -> Objective:
+        """The loss parts of a batch in this epoch, not compiled."""
+        finishing = self._finish is not None and len(self.history) >= self.schedule.epochs - self._finish.epochs
+        return self._finish.objective if self._finish is not None and finishing else self._main
 
     @property
     def steps_made(self) -> int:
@@ -163,6 +178,8 @@ class Loop:
             raise NotFiniteError
 
     def _begin(self, part: Part) -> None:
+        if self.objective is not self._made_for:  # its parts have names of their own
+            self._totals, self._step, self._made_for = LossTotals(self.execution.device), None, self.objective
         self._totals.reset(part.losses, steps=part.steps)
         self._peak_before = part.peak_memory_mib or 0.0
         if self.execution.device.type == "cuda":

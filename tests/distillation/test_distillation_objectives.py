@@ -8,7 +8,13 @@ from torch.nn import functional as F
 
 from ann2snn_distill.distillation.branches import HybridBranches, choose_positions
 from ann2snn_distill.distillation.losses import branch_weights
-from ann2snn_distill.distillation.objectives import AnnObjective, BpttObjective, HybridObjective, RateObjective
+from ann2snn_distill.distillation.objectives import (
+    AnnObjective,
+    BpttObjective,
+    EveryTimestepObjective,
+    HybridObjective,
+    RateObjective,
+)
 from ann2snn_distill.training.state import train_state
 from ann2snn_distill.training.step import LossTotals, plain_step
 
@@ -146,6 +152,28 @@ def test_rate_and_bptt_objectives_agree_on_the_loss_and_at_one_timestep_on_the_g
     )
     for ours, theirs in zip(found, wanted, strict=True):
         assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+@pytest.mark.parametrize("with_guide", [True, False])
+def test_the_loss_at_every_timestep_is_the_mean_of_those_of_each(snn, ann, model, batch, with_guide):
+    x, target = batch
+    student, teacher = snn("test_resnet"), ann("test_resnet")
+    objective = EveryTimestepObjective(
+        student.in_training, teacher if with_guide else None, timesteps=T, alpha=0.3, temperature=2.0
+    )
+    parts = objective(x, target)
+    logits_TBK = student.in_training.unroll(x, T)
+    assert logits_TBK.shape == (T, 4, 10)
+    with torch.no_grad():
+        taught = model("test_resnet", 0)(x)
+    each = [definition(logits, target, taught) for logits in logits_TBK]
+    cross, guidance = (sum(part[i] for part in each) / T for i in (0, 1))
+    expected = 0.7 * cross + 0.3 * guidance if with_guide else cross
+    torch.testing.assert_close(parts["loss"].double(), expected, rtol=1e-5, atol=1e-6)
+    weights = list(student.body.parameters())
+    found, wanted = (torch.autograd.grad(loss, weights) for loss in (parts["loss"], expected))
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert (ours - theirs).norm() <= 1e-4 * theirs.norm() + 1e-9
 
 
 def test_ann_objective_is_the_cross_entropy_in_training_mode(model, batch):

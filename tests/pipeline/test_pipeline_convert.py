@@ -113,6 +113,19 @@ def test_validation_comes_at_its_interval_and_at_the_end_by_the_weights_that_are
     assert lines[-1]["val_top1"] == pytest.approx(100 * float((guesses == val.labels_N).double().mean()))
 
 
+def test_the_last_epochs_may_be_trained_through_time_by_a_loss_at_every_timestep(command, tiny, tmp_path):
+    done = command("convert", *tiny, "--finish-epochs", 1, "--output", tmp_path / "run")
+    assert done.code == 0, done.err
+    first, last = lines_of(tmp_path / "run")
+    assert set(first) == LINE
+    assert set(last) == {name for name in LINE if not name.startswith("branch_")}
+    assert last["loss"] == pytest.approx(0.5 * last["student_ce"] + 0.5 * last["student_kl"], rel=1e-5)
+    refused = command("convert", *tiny, "--finish-epochs", 3, "--output", tmp_path / "other")
+    assert (refused.code, refused.err) == (
+        2, "error: --finish-epochs 3 are more than the 2 epochs in all; give 2 or less\n",
+    )  # fmt: skip
+
+
 def test_eval_of_the_file_gives_the_reports_numbers_to_the_digit(command, trained):
     report = report_of(trained)
     done = command("eval", trained / "student.safetensors", "--json", "--device", "cpu")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ann2snn_distill.distillation.objectives import AnnObjective
 from ann2snn_distill.events import Observer, silent
-from ann2snn_distill.training.fit import Execution, FitResult, Interval, Plan, Schedule, fit
+from ann2snn_distill.training.fit import Execution, Finish, FitResult, Interval, Plan, Schedule, fit
 from ann2snn_distill.training.resume import ResumeFolder
 from ann2snn_distill.training.state import TrainState, train_state
 
@@ -62,6 +62,7 @@ def trained(batches: SixFixedImages) -> Callable[..., tuple[TrainState, FitResul
         observe: Observer = silent,
         data: SixFixedImages = batches,
         peak: float = 0.05,
+        finish: Finish | None = None,
     ) -> tuple[TrainState, FitResult]:
         state = train_state({"net": model.train()}, opt=opt, weight_decay=0.1, average_decay=average)  # type: ignore[arg-type]
         result = fit(
@@ -69,7 +70,7 @@ def trained(batches: SixFixedImages) -> Callable[..., tuple[TrainState, FitResul
             AnnObjective(model),
             data,
             state,
-            plan=Plan(Schedule(epochs, 1.0, peak), interval),
+            plan=Plan(Schedule(epochs, 1.0, peak), interval, finish),
             execution=Execution(torch.device("cpu"), amp=False, compiled=False, pieces=pieces),
             resume=ResumeFolder(folder, identity={}),
             observe=observe,

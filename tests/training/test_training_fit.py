@@ -2,17 +2,21 @@
 
 import copy
 import math
+from unittest import mock
 
 import pytest
 import torch
 
-from ann2snn_distill.events import EpochDone
-from ann2snn_distill.training.fit import Interval
+from ann2snn_distill.errors import InterruptedRunError
+from ann2snn_distill.events import EpochDone, StepsDone
+from ann2snn_distill.training import loop as looping
+from ann2snn_distill.training.fit import Finish, Interval
 from ann2snn_distill.training.resume import ResumeFolder
 from ann2snn_distill.training.schedule import cosine_with_warmup
 
 
-def by_hand(model, batches, *, epochs=3, opt="sgd", average=0.0, pieces=1):
+def by_hand(model, batches, *, epochs=3, opt="sgd", average=0.0, pieces=1, squared=0):
+    """`squared`: the last so many epochs have the mean squared error of the probabilities as their loss."""
     weights = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
@@ -29,7 +33,11 @@ def by_hand(model, batches, *, epochs=3, opt="sgd", average=0.0, pieces=1):
                 group["lr"] = 0.05 * warm
             optimizer.zero_grad()
             for part, wanted in zip(x.chunk(pieces), target.chunk(pieces), strict=True):
-                (-(wanted * model(part).log_softmax(1)).sum(1).mean() / pieces).backward()
+                logits = model(part)
+                loss = -(wanted * logits.log_softmax(1)).sum(1).mean()
+                if epoch >= epochs - squared:
+                    loss = (logits.softmax(1) - wanted).square().mean()
+                (loss / pieces).backward()
             optimizer.step()
             for name, value in mean.items():
                 value.mul_(average).add_((1 - average) * model.state_dict()[name])
@@ -47,6 +55,52 @@ def test_training_equals_a_loop_written_by_hand(trained, network, batches, tmp_p
     expected = by_hand(twin.train(), batches, opt=opt, average=average, pieces=pieces)
     for name, value in expected.items():
         torch.testing.assert_close(state.evaluated()[name], value, rtol=1e-4, atol=1e-6)
+
+
+class Squared:
+    """An objective with parts of its own."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, x, target):
+        loss = (self.model(x).softmax(1) - target).square().mean()
+        return {"loss": loss, "squared": loss}
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_the_last_epochs_may_have_another_objective(trained, network, batches, tmp_path, epochs):
+    model = network()
+    twin = copy.deepcopy(model)
+    state, result = trained(model, tmp_path, finish=Finish(epochs, Squared(model)))
+    expected = by_hand(twin.train(), batches, squared=epochs)
+    for name, value in expected.items():
+        torch.testing.assert_close(state.evaluated()[name], value, rtol=1e-4, atol=1e-6)
+    assert [line.get("squared") is not None for line in result.history] == [n >= 3 - epochs for n in range(3)]
+
+
+@pytest.mark.parametrize("stop", [4, 7, 8])
+def test_a_training_resumed_in_its_finish_or_before_equals_an_uninterrupted_one(trained, network, tmp_path, stop):
+    """Two of three epochs finish, of three steps each; it stops in the first epoch of them, or in the last."""
+    whole = network()
+    expected, history = trained(whole, tmp_path / "whole", finish=Finish(2, Squared(whole)))
+    parts, steps = network(), []
+
+    def interrupt(event):
+        if isinstance(event, StepsDone):
+            steps.append(event.steps)
+            if sum(steps) >= stop:
+                raise KeyboardInterrupt
+
+    with mock.patch.object(looping, "_REPORT_SECONDS", -1.0), pytest.raises(InterruptedRunError):
+        trained(parts, tmp_path / "parts", finish=Finish(2, Squared(parts)), observe=interrupt)
+    again = network()
+    state, result = trained(again, tmp_path / "parts", finish=Finish(2, Squared(again)))
+    for name, value in expected.tensors().items():
+        assert torch.equal(state.tensors()[name], value), name
+    timing = {"seconds", "images_per_second"}
+    for line, other in zip(history.history, result.history, strict=True):
+        assert {k: v for k, v in line.items() if k not in timing} == {k: v for k, v in other.items() if k not in timing}
 
 
 def test_the_schedule_starts_low_peaks_after_the_warm_up_and_ends_near_zero():

@@ -1,0 +1,62 @@
+"""Settings that cannot work together, or with the data: refused before the first step."""
+
+import torch
+
+from ann2snn_distill.config import ConvertSettings, FitSettings
+from ann2snn_distill.data.batches import train_batches
+from ann2snn_distill.data.datasets import Dataset
+from ann2snn_distill.errors import BadInputError, UsageError
+from ann2snn_distill.pipeline.teachers import augmentation_of, images_a_step
+
+
+def check_fit(settings: FitSettings, dataset: Dataset) -> None:
+    """See that resolved settings can train on a data set.
+
+    Raises:
+        BadInputError: a step takes more images than there are.
+        UsageError: a value that this release, or this kind of data, does not have.
+    """
+    images, pieces = len(dataset.train), settings.grad_accum_steps
+    if images_a_step(settings) > images:
+        times = f" times {pieces} --grad-accum-steps" if pieces > 1 else ""
+        raise BadInputError(
+            f"a batch of {settings.batch_size}{times} is larger than the {images} training images; "
+            f"choose --batch-size {max(images // pieces, 1)} or less"
+        )
+    if settings.amp_dtype != "bfloat16":
+        raise UsageError(f"--amp-dtype {settings.amp_dtype} is not in this release; give bfloat16, or --no-amp")
+    train_batches(  # made and dropped: it refuses the policies that the data cannot have
+        dataset.train,
+        classes=len(dataset.classes),
+        img_size=dataset.img_size,
+        mean=dataset.mean,
+        std=dataset.std,
+        batch_size=images_a_step(settings),
+        augmentation=augmentation_of(settings, dataset),
+        device=torch.device("cpu"),
+        seed=0,
+    )
+
+
+def check_finish(settings: ConvertSettings) -> None:
+    """See that resolved settings finish with no more epochs than they have.
+
+    Raises:
+        UsageError: they do not.
+    """
+    epochs = settings.epochs or 0
+    if settings.finish_epochs > epochs:
+        raise UsageError(
+            f"--finish-epochs {settings.finish_epochs} are more than the {epochs} epochs in all; give {epochs} or less"
+        )
+
+
+def refuse_twice(names: list[str]) -> None:
+    """See that no branch is named twice.
+
+    Raises:
+        UsageError: one is.
+    """
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"--branches names {name} twice; give it once")
