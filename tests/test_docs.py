@@ -14,7 +14,7 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from ann2snn_distill.cli.app import app, main
+from ann2snn_distill.cli.app import app, run
 from ann2snn_distill.cli.options import MODEL
 from ann2snn_distill.cli.resolve import Positional, resolve
 from ann2snn_distill.config import BatchSettings, ConvertSettings, EvalSettings, InspectSettings, TeachSettings
@@ -187,9 +187,7 @@ def test_no_page_speaks_of_this_machine() -> None:
 
 
 def test_the_example_of_a_batch_is_one(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["batch", str(ROOT / "docs" / "runs.toml"), "--dry-run", "--json"])
-    assert stop.value.code == 0
+    assert run(["batch", str(ROOT / "docs" / "runs.toml"), "--dry-run", "--json"]) == 0
     runs = json.loads(capsys.readouterr().out)
     assert len(runs) == 13
-    assert {run["state"] for run in runs} == {"waiting"}
+    assert {found["state"] for found in runs} == {"waiting"}

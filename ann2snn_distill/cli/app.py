@@ -1,10 +1,6 @@
 """The command `snn-distill`: one file a command, and torch only inside them."""
 
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -18,7 +14,6 @@ from ann2snn_distill.cli.eval import evaluate
 from ann2snn_distill.cli.inspect import inspect
 from ann2snn_distill.cli.output import emit
 from ann2snn_distill.cli.teach import teach
-from ann2snn_distill.errors import InterruptedRunError
 
 app = typer.Typer(
     name="snn-distill",
@@ -52,31 +47,12 @@ def _root(
     """Turn timm networks into spiking networks by hybrid rate-based distillation."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `arguments` (default: the process's own) and leave with the exit code of the interface."""
-    with _terminated_as_interrupted():
-        try:
-            app(args=arguments, prog_name="snn-distill")
-        except KeyboardInterrupt:  # before a command began; within one it has a message of its own
-            raise SystemExit(InterruptedRunError.exit_code) from None
-        except SystemExit as stop:
-            if isinstance(stop.__context__, typer.Abort):  # what Typer makes of it while it reads the arguments
-                raise SystemExit(InterruptedRunError.exit_code) from None
-            raise
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM, a scheduler's or a container's way to stop a run, save its state as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _interrupt)
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run `arguments` (default: the process's own); return the exit code of the interface."""
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+        app(args=arguments, prog_name="snn-distill")
+    except SystemExit as stop:
+        if isinstance(stop.__context__, typer.Abort):  # what some versions of Typer make of Ctrl-C outside a command
+            raise KeyboardInterrupt from None
+        return stop.code if isinstance(stop.code, int) else 0
+    return 0

@@ -10,13 +10,13 @@ import typer
 from pydantic import ValidationError
 
 from ann2snn_distill.cli.messages import explain
+from ann2snn_distill.cli.process import INTERRUPTED
 from ann2snn_distill.errors import SnnDistillError, UsageError
 
 _HOST_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "can't start new thread", "bad_alloc")
 """What torch's and Python's plain RuntimeErrors say when the machine's own memory is at its end."""
 
 FAILED = 1
-INTERRUPTED = 130
 
 
 @contextmanager

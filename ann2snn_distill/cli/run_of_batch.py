@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 
-from ann2snn_distill.cli.app import main
+from ann2snn_distill.cli.process import main
 
 _PR_SET_PDEATHSIG = 1
 """From Linux's <sys/prctl.h>. Elsewhere a run outlives a batch that is killed, and the batch's lock says so."""

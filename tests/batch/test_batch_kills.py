@@ -9,7 +9,7 @@ import pytest
 from batch_files import FAKE, GRID
 from killing import BatchProcess
 
-CLI = ("-c", "from ann2snn_distill.cli.app import main; main()")
+CLI = ("-c", "from ann2snn_distill.cli.process import main; main()")
 
 REAL = """
 [defaults]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 import ann2snn_distill
-from ann2snn_distill.cli.app import main
+from ann2snn_distill.cli.app import run as run_command
 from ann2snn_distill.reporting.inspection import Inspection
 from ann2snn_distill.reporting.report import Report
 
@@ -102,9 +102,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
     """Run the command line; give its exit code, stdout and stderr."""
 
     def command(*arguments: str) -> SimpleNamespace:
-        with pytest.raises(SystemExit) as stop:
-            main(arguments)
+        code = run_command(arguments)
         out, err = capsys.readouterr()
-        return SimpleNamespace(code=stop.value.code, out=out, err=err)
+        return SimpleNamespace(code=code, out=out, err=err)
 
     return command

@@ -65,7 +65,7 @@ def test_the_exit_codes_are_frozen():
 @pytest.mark.parametrize("arguments", [["--help"], ["convert", "--help"], ["--version"]])
 def test_help_imports_no_torch_and_answers_fast(arguments):
     code = (
-        "import sys\nfrom ann2snn_distill.cli.app import main\n"
+        "import sys\nfrom ann2snn_distill.cli.process import main\n"
         f"try: main({arguments!r})\nexcept SystemExit as stop: assert stop.code == 0\n"
         "assert not {'torch', 'timm', 'torchvision'} & set(sys.modules), 'heavy imports'"
     )

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ann2snn_distill import pipeline
-from ann2snn_distill.cli.app import main
+from ann2snn_distill.cli.app import run as run_command
 from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.events import EpochDone, Event, PhaseStarted, silent
 
@@ -32,9 +32,9 @@ def command(cache: Path) -> Command:
     def run(*arguments: object) -> SimpleNamespace:
         out, err = io.StringIO(), io.StringIO()
         environment = mock.patch.dict(os.environ, {"SNN_DISTILL_CACHE": str(cache), "HF_HUB_OFFLINE": "1"})
-        with environment, redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        done = SimpleNamespace(code=stop.value.code, out=out.getvalue(), err=err.getvalue())
+        with environment, redirect_stdout(out), redirect_stderr(err):
+            code = run_command([str(argument) for argument in arguments])
+        done = SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
         assert "Traceback" not in done.err
         return done
 

@@ -94,6 +94,7 @@ def start(place, arguments, *, fault=None, before=None):
 
     `fault` makes a `Fault` from a number; `before` is called first in the process.
     """
+    place.err.unlink(missing_ok=True)  # or what the run before said would pass for this one's progress
     process = _SERVER.Process(target=_run, args=(place, tuple(map(str, arguments)), fault, before))
     process.start()
     return process
@@ -175,7 +176,7 @@ def assert_same_run(first: Path, second: Path) -> None:
 
 def _run(place, arguments, fault, before) -> None:
     """In the new process: the command line, with its messages in a file."""
-    from ann2snn_distill.cli.app import main
+    from ann2snn_distill.cli.process import main
 
     if before is not None:
         before()

@@ -74,6 +74,14 @@ def catches(pid, number):
     return int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16) >> (number - 1) & 1
 
 
+def test_what_the_run_before_said_is_not_taken_for_progress(root):
+    place = Place(root, "stale")
+    place.err.write_text("hybrid test_resnet: 3 epochs, 1.0 s\n")
+    process = start(place, ("no_such_model", "--dataset", "digits"))
+    assert not has_begun(place, "evaluation", process)
+    assert ended(process) == 2
+
+
 def struck(place, arguments, durations, draw, *, phase, number):
     """Run until a random moment of a phase, send the signal; return whether it struck, and the phase that it met."""
     process = start(place, arguments)

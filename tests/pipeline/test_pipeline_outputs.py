@@ -89,7 +89,7 @@ def test_a_full_disk_leaves_no_half_written_file(command, tiny, tmp_path, monkey
 
 def test_a_file_that_may_not_grow_ends_the_run_with_1(tiny, cache, tmp_path):
     """A real write error of the kernel, by a limit on the size of files."""
-    program = "from ann2snn_distill.cli.app import main; main()"
+    program = "from ann2snn_distill.cli.process import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program, "convert", *map(str, tiny), "--output", str(tmp_path / "run")],
         env={**os.environ, "SNN_DISTILL_CACHE": str(cache)},
