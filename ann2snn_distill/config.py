@@ -134,7 +134,9 @@ class ConvertSettings(NetworkSettings, FitSettings):
     finish_epochs: Annotated[int, Field(ge=0)] = Field(
         0, description="of --epochs the last so many are trained through time, by a loss at every timestep"
     )
-    neuron: NeuronName = Field("lif", description="neuron model")
+    neuron: NeuronName | None = Field(
+        None, description="neuron model (default: lif; if where analog values are encoded: full coverage, init teacher)"
+    )
     decay: _Fraction | None = Field(None, description="membrane kept per timestep (default: lif 0.2, if 1)")
     threshold: Annotated[float, Field(gt=0)] | None = Field(
         None, description="firing threshold of activations (default: 1 behind a batch norm, else calibrated)"
@@ -161,10 +163,18 @@ class ConvertSettings(NetworkSettings, FitSettings):
         None, description="gate: teacher minus student, points"
     )
 
+    @property
+    def neuron_name(self) -> NeuronName:
+        """The neuron, its default filled in: a leaky one is almost all or none, and codes no analog value."""
+        encoding = self.coverage == "full" or self.init == "teacher"
+        return self.neuron or ("if" if encoding else "lif")
+
     @model_validator(mode="after")
     def _consistent(self) -> "ConvertSettings":
-        if self.neuron == "if" and self.decay not in (None, 1.0):
-            raise ValueError("decay belongs to lif; an if neuron keeps its whole membrane")
+        if self.neuron_name == "if" and self.decay not in (None, 1.0):
+            raise ValueError(
+                "decay belongs to lif; an if neuron keeps its whole membrane: give --neuron lif, or no decay"
+            )
         if self.resume is not None and self.overwrite:
             raise ValueError("resume and overwrite exclude each other; give one of them")
         return self

@@ -91,7 +91,7 @@ def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: 
     return {name: value for name, value in defaults.items() if getattr(settings, name) in (None, "auto")}
 
 
-_NEURON_DEFAULTS = {
+_NEURON_DEFAULTS: dict[str, dict[str, object]] = {
     "lif": {"decay": 0.2, "v_init": 0.0, "reset": "soft-detached"},
     "if": {"decay": 1.0, "v_init": 0.5, "reset": "soft"},
 }
@@ -99,5 +99,5 @@ _NEURON_DEFAULTS = {
 
 def resolved_neuron(settings: ConvertSettings) -> dict[str, object]:
     """Return the neuron's defaults for every parameter left open."""
-    defaults = _NEURON_DEFAULTS[settings.neuron]
+    defaults = {"neuron": settings.neuron_name, **_NEURON_DEFAULTS[settings.neuron_name]}
     return {name: value for name, value in defaults.items() if getattr(settings, name) is None}

@@ -54,12 +54,10 @@ def convert(settings: ConvertSettings, observe: Observer) -> Report:
 
 
 def _run(run: Prepared, observe: Observer, cautions: list[str]) -> Report:
-    for text in run.dataset.warnings:
+    for text in run.warnings:
         observe(Caution(text))
     taught = ready_teacher(run.loaded, run.settings, run.settings, run.dataset, run.device, observe)
     work = new_distillation(run, taught)
-    for text in run.inspected.warnings:
-        observe(Caution(text))
     state, result = distilled(work, observe)
     return _conclude(work, state, result, cautions, observe)
 

@@ -56,6 +56,11 @@ class Prepared:
     memory: StepMemory
 
     @property
+    def warnings(self) -> list[str]:
+        """What a user should know before the first step."""
+        return [*self.dataset.warnings, *self.inspected.warnings, *_unsuited(self.settings)]
+
+    @property
     def student_name(self) -> str:
         """The student's architecture."""
         return self.settings.student or self.loaded.name
@@ -127,6 +132,13 @@ def fitted(settings: FitOf, memory: StepMemory, device: torch.device) -> FitOf:
     return settings.model_copy(update={"batch_size": images, "grad_accum_steps": pieces})
 
 
+def _unsuited(settings: ConvertSettings) -> list[str]:
+    if settings.neuron != "lif" or settings.model_copy(update={"neuron": None}).neuron_name == "lif":
+        return []
+    what = "--coverage full encodes analog values" if settings.coverage == "full" else "--init teacher copies an ANN"
+    return [f"{what}, and a lif neuron is almost all or none for a constant current; --neuron if has T + 1 levels"]
+
+
 def dataset_of(settings: NetworkSettings) -> Dataset:
     """Load the data that settings name."""
     return load_dataset(
@@ -181,7 +193,7 @@ def plan(settings: ConvertSettings, observe: Observer) -> dict[str, Any]:
         "branches": [position.name for position in run.positions],
         "coverage": found.coverage.model_dump(),
         "settings": settings.model_dump(mode="json", exclude_none=True),
-        "warnings": [*run.dataset.warnings, *found.warnings],
+        "warnings": run.warnings,
     }
 
 

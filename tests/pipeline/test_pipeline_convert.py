@@ -126,6 +126,26 @@ def test_the_last_epochs_may_be_trained_through_time_by_a_loss_at_every_timestep
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("flags", "neuron", "warned"),
+    [
+        ("", "lif", False),
+        ("--init teacher", "if", False),
+        ("--coverage full", "if", False),
+        ("--init teacher --neuron lif", "lif", True),
+        ("--coverage full --neuron lif", "lif", True),
+        ("--neuron if", "if", False),
+    ],
+)
+def test_where_analog_values_are_encoded_the_neuron_is_if_unless_asked_for(command, tiny, flags, neuron, warned):
+    done = command("convert", *tiny, *flags.split(), "--dry-run", "--json")
+    assert done.code == 0, done.err
+    plan = json.loads(done.out)
+    assert plan["settings"]["neuron"] == neuron
+    assert (plan["settings"]["decay"] == 1.0) == (neuron == "if")
+    assert any("lif neuron is almost all or none" in text for text in plan["warnings"]) == warned
+
+
 def test_eval_of_the_file_gives_the_reports_numbers_to_the_digit(command, trained):
     report = report_of(trained)
     done = command("eval", trained / "student.safetensors", "--json", "--device", "cpu")
@@ -215,7 +235,7 @@ def assert_same_student(first, second):
         "--method rate --alpha 0",
         "--method bptt --neuron if",
         "--alpha 1 --beta decay --temperature 4 --branches head,layer2 --grad-accum-steps 2 --batch-size 6",
-        "--branches none --init teacher --maxpool avg",
+        "--branches none --neuron if --init teacher --maxpool avg",
         "--neuron if --reset hard --v-init 0.25 --threshold 0.5 --opt adamw --warmup-epochs 1 --smoothing 0.1",
         "--branches fc --limit 24 --seed 3 --cutmix 1 --model-ema 0.99 --aa none --cutout 4 --deterministic",
     ],
