@@ -172,9 +172,7 @@ class ConvertSettings(NetworkSettings, FitSettings):
     @model_validator(mode="after")
     def _consistent(self) -> "ConvertSettings":
         if self.neuron_name == "if" and self.decay not in (None, 1.0):
-            raise ValueError(
-                "decay belongs to lif; an if neuron keeps its whole membrane: give --neuron lif, or no decay"
-            )
+            raise ValueError("decay belongs to lif, as an if neuron keeps its whole membrane; give --neuron lif")
         if self.resume is not None and self.overwrite:
             raise ValueError("resume and overwrite exclude each other; give one of them")
         return self
