@@ -10,9 +10,9 @@ from typing import Any
 from ann2snn_distill.evaluation.alignment import BranchScore
 
 _EPOCHS = 4
-"""Fewer epochs have no quarters to compare."""
-_ALIGNED = 0.9
-_RISE = 0.01
+"""Fewer epochs have no last quarter to judge."""
+_ALIGNED = 0.5
+_RISE, _FALL = 0.01, 0.1
 _APART = 10.0
 """Points between a branch's accuracy and the student's."""
 _BEYOND = 1.5
@@ -45,11 +45,13 @@ def _unaligned(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         return
     quarter = len(lines) // 4
     for name in lines[0]:
-        first, last = (fmean(line[name] for line in part) for part in (lines[:quarter], lines[-quarter:]))
-        if last < first + _RISE and last < _ALIGNED:
+        first, best = lines[0][name], max(line[name] for line in lines)
+        last = fmean(line[name] for line in lines[-quarter:])
+        if last < best - _FALL or (last < first + _RISE and last < _ALIGNED):
+            sign = "falls" if last < best - _FALL else "does not rise"
             yield (
-                f"the alignment of {name} does not rise: its cosine with the teacher's feature was {first:.2f} in the "
-                f"first quarter of the epochs and is {last:.2f} in the last; try a lower --lr, or other --branches"
+                f"the alignment of {name} {sign}: its cosine with the teacher's feature was {first:.2f} after the first "
+                f"epoch, {best:.2f} at best, and is {last:.2f}; try a lower --lr, or other --branches"
             )
 
 
