@@ -50,8 +50,8 @@ def _unaligned(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if last < best - _FALL or (last < first + _RISE and last < _ALIGNED):
             sign = "falls" if last < best - _FALL else "does not rise"
             yield (
-                f"the alignment of {name} {sign}: its cosine with the teacher's feature was {first:.2f} after the first "
-                f"epoch, {best:.2f} at best, and is {last:.2f}; try a lower --lr, or other --branches"
+                f"the alignment of {name} {sign}: its cosine with the teacher's feature was {first:.2f} after the "
+                f"first epoch, {best:.2f} at best, and is {last:.2f}; try a lower --lr, or other --branches"
             )
 
 
