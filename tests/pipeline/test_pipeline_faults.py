@@ -91,7 +91,7 @@ def struck(place, arguments, durations, draw, *, phase, number):
     if process.exitcode is None:
         os.kill(process.pid, number)
     code = ended(process)
-    text = place.err.read_text()
+    text = place.err.read_text() if place.err.exists() else ""  # none where it died before it opened its stderr
     check_files(place)
     if (place.output / "report.json").exists():
         return None  # the last file was there before the signal
