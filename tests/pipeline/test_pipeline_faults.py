@@ -53,10 +53,12 @@ def whole(arguments, root):
 
 
 def has_begun(place, phase, process):
+    if not catches(process.pid, signal.SIGTERM):  # what lies in the folder may be of the process before
+        return False
     text = place.err.read_text() if place.err.exists() else ""
     match phase:
         case "teacher":
-            return catches(process.pid, signal.SIGTERM)
+            return True
         case "distillation":
             return "teacher" in text and re.search(r"teacher test_resnet: ([\d.]+ s|\d+ epochs)|taken from", text)
         case "evaluation":
