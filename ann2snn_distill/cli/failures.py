@@ -36,6 +36,10 @@ def exit_codes() -> Iterator[None]:
         if not _is_out_of_memory(error):
             raise
         _fail("out of memory; try a smaller --batch-size", code=FAILED)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # what a library in Rust raises: no Exception, and of no module
+            raise
+        _fail(f"a library gave up ({error}), as it does out of memory; try a smaller --batch-size", code=FAILED)
 
 
 def _fail(text: str, *, code: int) -> NoReturn:

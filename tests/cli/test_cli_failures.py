@@ -30,6 +30,7 @@ FAILURES = [
     (PermissionError(errno.EACCES, "Permission denied", "out/x"), 1, "out/x: Permission denied"),
     (torch.OutOfMemoryError("CUDA"), 1, "out of memory; try a smaller --batch-size"),
     (MemoryError(), 1, "out of memory"),
+    (type("PanicException", (BaseException,), {})("null"), 1, "a library gave up (null), as it does out of memory"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), 1, "out of memory"),
 ]
 
