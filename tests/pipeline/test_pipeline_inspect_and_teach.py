@@ -152,6 +152,14 @@ def test_inspect_of_a_student_is_inspect_of_its_network(command, trained):
     assert of_file == of_model
 
 
+@pytest.mark.parametrize(("coverage", "percent", "code"), [("activations", 50, 4), ("full", 50, 0), ("full", 99, 4)])
+def test_strict_judges_the_coverage_that_was_asked_for(command, coverage, percent, code):
+    done = command("inspect", "test_vit", "--coverage", coverage, "--strict", percent)
+    assert done.code == code, done.err
+    assert ("try --coverage full" in done.err) == (coverage == "activations")
+    assert (f"below --strict {percent} %" in done.err) == (code == 4)
+
+
 def test_a_coverage_below_strict_exits_4(command):
     done = command("inspect", "test_resnet", "--strict", 99.9)
     assert done.code == 4
