@@ -45,14 +45,24 @@ def test_a_captured_and_compiled_step_equals_the_plain_one():
         torch.testing.assert_close(compiled[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize(("amp", "least"), [(False, 0.999), (True, 0.98)], ids=["float32", "bfloat16"])
-def test_the_first_gradient_of_a_compiled_step_points_where_the_plain_one_does(amp, least):
-    """In the precision of training some spikes flip, so that the directions are compared, over all weights."""
+def test_the_first_gradient_of_a_compiled_step_points_where_the_plain_one_does():
+    """Some spikes flip with the order of summation, so that the directions are compared, over all weights."""
+    wanted, found = first_gradient(compiled=False), first_gradient(compiled=True)
+    assert F.cosine_similarity(found, wanted, dim=0) > 0.999
+
+
+def test_compilation_adds_no_error_to_that_of_bfloat16():
+    """Rounding flips spikes, layer upon layer: plain bfloat16 has a cosine of about 0.5 with plain float32."""
+    exact = first_gradient(compiled=False)
+    plain, compiled = first_gradient(compiled=False, amp=True), first_gradient(compiled=True, amp=True)
+    rounding = F.cosine_similarity(plain, exact, dim=0)
+    assert F.cosine_similarity(compiled, exact, dim=0) > rounding - 0.1
+
+
+def first_gradient(*, compiled, amp=False):
     once = SAME | {"steps": 1}
-    _, _, wanted = trained(torch.float32, **once, compiled=False)
-    _, _, found = trained(torch.float32, **once, compiled=True, captured=True, amp=amp)
-    assert found.keys() == wanted.keys()
-    assert F.cosine_similarity(together(found), together(wanted), dim=0) > least
+    _, _, gradients = trained(torch.float32, **once, compiled=compiled, captured=compiled, amp=amp)
+    return together(dict(sorted(gradients.items())))
 
 
 def test_a_measurement_replayed_from_a_graph_is_the_one_made_batch_by_batch(monkeypatch):
