@@ -6,9 +6,16 @@ from ann2snn_distill.checkpoint import SnnHeader, load_checkpoint
 from ann2snn_distill.data.datasets import Dataset, load_dataset
 from ann2snn_distill.data.splits import spread
 from ann2snn_distill.errors import BadInputError
+from ann2snn_distill.evaluation.accuracy import top1_at
 from ann2snn_distill.events import Caution, Note, Observer
 from ann2snn_distill.pipeline.machine import choose_device, device_name
-from ann2snn_distill.pipeline.measuring import ACTIVITY_IMAGES, evaluation_batches, measure, numerics, silent_neurons
+from ann2snn_distill.pipeline.measuring import (
+    ACTIVITY_IMAGES,
+    evaluation_batches,
+    measured_beside,
+    numerics,
+    silent_neurons,
+)
 from ann2snn_distill.pipeline.students import student_from_header
 from ann2snn_distill.reporting.report import Report, StudentResult, TeacherResult, TrainingResult
 from ann2snn_distill.reporting.versions import versions
@@ -62,7 +69,7 @@ def evaluate(
         )
         for split in (data.test, spread(data.test, ACTIVITY_IMAGES))
     )
-    measured = measure(student, whole, sample, steps)
+    measured = measured_beside(top1_at(student, whole, steps), student, sample, steps)
     for text in silent_neurons(measured):
         warnings.append(text)
         observe(Caution(text))

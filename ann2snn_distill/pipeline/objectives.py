@@ -20,8 +20,7 @@ from ann2snn_distill.distillation.objectives import (
     Objective,
     RateObjective,
 )
-from ann2snn_distill.evaluation.accuracy import top1_at
-from ann2snn_distill.evaluation.alignment import branch_scores, cosines_on
+from ann2snn_distill.evaluation.alignment import cosines_on, hybrid_scores
 from ann2snn_distill.training.fit import EpochMetrics, Execution, Finish
 from ann2snn_distill.training.state import TrainState
 
@@ -117,9 +116,9 @@ def epoch_metrics(
             if branches.positions:
                 line["cosine"] = cosines_on(student, branches, probe, timesteps)
             if validation is not None and validation.is_due(epoch):
-                line["val_top1"] = top1_at(student, validation.batches, timesteps)[timesteps]
-                scores = branch_scores(student, branches, validation.batches, timesteps)
-                line["val_branches"] = {score.name: score.top1 for score in scores}
+                scores = hybrid_scores(student, branches, validation.batches, timesteps)
+                line["val_top1"] = scores.top1_at[timesteps]
+                line["val_branches"] = {score.name: score.top1 for score in scores.branches}
         return line
 
     return measure
