@@ -108,6 +108,8 @@ def augmentation_of(settings: FitSettings, dataset: Dataset) -> Augmentation:
         cutout=settings.cutout or 0,
         mixup=settings.mixup,
         cutmix=settings.cutmix,
+        mixup_prob=settings.mixup_prob,
+        mixup_off_epoch=settings.mixup_off_epoch,
         smoothing=settings.smoothing,
     )
 
