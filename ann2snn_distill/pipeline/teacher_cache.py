@@ -56,7 +56,7 @@ def cached_path(
         "epochs": epochs,
         "batch": fit_settings.batch_size,
         "accumulation": fit_settings.grad_accum_steps,
-        "amp": fit_settings.amp,
+        "amp": "float16" if fit_settings.amp and fit_settings.amp_dtype == "float16" else fit_settings.amp,
         "augmentation": repr(augmentation),
     }
     text = json.dumps(determined_by, sort_keys=True, default=str)

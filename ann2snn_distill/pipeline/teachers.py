@@ -114,7 +114,8 @@ def augmentation_of(settings: FitSettings, dataset: Dataset) -> Augmentation:
 
 def execution_of(settings: FitSettings, device: torch.device) -> Execution:
     """Return how steps of resolved settings run."""
-    return Execution(device, bool(settings.amp), bool(settings.torchcompile), settings.grad_accum_steps)
+    dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[settings.amp_dtype]
+    return Execution(device, bool(settings.amp), bool(settings.torchcompile), settings.grad_accum_steps, dtype)
 
 
 def piece_of(settings: FitSettings) -> int:
@@ -167,7 +168,8 @@ def _train(
         workers=settings.workers,
         channels_last=channels_last,
     )
-    state = train_state({"teacher": module}, opt="sgd", weight_decay=recipe.sgd_decay)
+    execution = execution_of(fit_settings, device)
+    state = train_state({"teacher": module}, opt="sgd", weight_decay=recipe.sgd_decay, scaled=execution.scaled)
     resume = resume_folder(path)
     result = fit(
         f"teacher {loaded.name}",
@@ -179,7 +181,7 @@ def _train(
             interval_of(fit_settings),
             remedy="try a smaller --batch-size (the teacher's learning rate follows it), or --no-amp",
         ),
-        execution=execution_of(fit_settings, device),
+        execution=execution,
         resume=resume,
         observe=observe,
     )

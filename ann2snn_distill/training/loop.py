@@ -24,7 +24,7 @@ _REPORT_SECONDS = 1.0
 
 
 class NotFiniteError(Exception):
-    """The loss or a weight is not finite any more."""
+    """The loss or a weight is not finite any more, or the gradients are not at any scale."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Loop:
         """
         if not all(math.isfinite(value) for value in self._totals.means().values()):
             raise NotFiniteError
-        if not torch.stack([tensor.isfinite().all() for tensor in self.state.tensors().values()]).all():
+        if not self.state.is_finite():
             raise NotFiniteError
 
     def _begin(self, part: Part) -> None:

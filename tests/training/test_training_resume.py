@@ -207,7 +207,9 @@ def test_a_diverged_training_names_where_it_began_and_keeps_the_state_before(
         model[2] = change
     with pytest.raises(BadInputError) as failure:
         trained(model, tmp_path, data=Poisoned(batches, place), peak=peak)
-    assert f"the loss or a weight of net is no longer finite in {where}; lower the learning rate" in str(failure.value)
+    assert f"the loss, a gradient or a weight of net is no longer finite in {where}; lower the learning rate" in str(
+        failure.value
+    )
     restart, _ = ResumeFolder(tmp_path, identity={}).load()
     assert restart.epoch == (1 if place else 0)
     assert all(tensor.isfinite().all() for tensor in restart.tensors.values())
