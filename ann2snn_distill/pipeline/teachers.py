@@ -1,6 +1,5 @@
 """The teacher of a run: loaded, and trained or fine-tuned first if it does not know the data, once for all runs."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from ann2snn_distill.config import FitSettings, NetworkSettings
 from ann2snn_distill.data.batches import Augmentation, train_batches
 from ann2snn_distill.data.datasets import Dataset
 from ann2snn_distill.distillation.objectives import AnnObjective
-from ann2snn_distill.events import Note, Observer
+from ann2snn_distill.events import Event, Note, Observer
 from ann2snn_distill.locks import locked
 from ann2snn_distill.pipeline.teacher_cache import Taught, cached_path, read_cached, resume_folder, write_cached
 from ann2snn_distill.recipes import TUNING_LR, recipe_for, resolved_fit
@@ -48,10 +47,11 @@ def ready_teacher(
     augmentation = augmentation_of(fit_settings, dataset)
     path = cached_path(settings, fit_settings, dataset, loaded, epochs=epochs, augmentation=augmentation)
     resume = resume_folder(path)
-    cached = None if resume.folder.exists() else read_cached(path, loaded, observe)
+    once = _without_repeats(observe)
+    cached = None if resume.folder.exists() else read_cached(path, loaded, once)
     if cached is None:
-        with locked(path.with_suffix(".lock"), waiting=_said_once(observe, _WAITING)):
-            cached = read_cached(path, loaded, observe)  # another run may have trained it meanwhile
+        with locked(path.with_suffix(".lock"), waiting=lambda seconds: once(Note(_WAITING))):
+            cached = read_cached(path, loaded, once)  # another run may have trained it meanwhile
             if cached is None:
                 return _train(loaded, fit_settings, dataset, epochs, tuned, path, device, observe, settings)
             resume.remove()  # a training may be killed after its last file
@@ -59,15 +59,15 @@ def ready_teacher(
     return cached
 
 
-def _said_once(observe: Observer, text: str) -> Callable[[float], None]:
-    said: list[str] = []
+def _without_repeats(observe: Observer) -> Observer:
+    told: list[Event] = []
 
-    def say(seconds: float) -> None:
-        if not said:
-            said.append(text)
-            observe(Note(text))
+    def tell(event: Event) -> None:
+        if event not in told:
+            told.append(event)
+            observe(event)
 
-    return say
+    return tell
 
 
 def load_teacher(settings: NetworkSettings, dataset: Dataset) -> LoadedNetwork:

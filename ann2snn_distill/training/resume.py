@@ -3,20 +3,19 @@
 Random choices come from streams named by (seed, epoch, step), so no random state is in a file.
 """
 
-import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.files import remove_leftovers, unwritable, write_atomically
+from ann2snn_distill.tensorfile import tensors_digest
 
 _KEY = "snn_distill_resume"
 _NAME = "state-{:06d}-{:08d}.safetensors"
@@ -128,24 +127,14 @@ def _encoded(restart: Restart, identity: dict[str, Any]) -> bytes:
     }
     text = json.dumps(facts)
     # Bytes, not save_file: its errors are not OSErrors, so a full disk would have no name.
-    return save(tensors, metadata={_KEY: text, "checksum": checksum(text, tensors)})
+    return save(tensors, metadata={_KEY: text, "checksum": tensors_digest(text, tensors)})
 
 
 def _decoded(path: Path) -> tuple[Restart, dict[str, Any]]:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    if checksum(metadata[_KEY], tensors) != metadata["checksum"]:
+    if tensors_digest(metadata[_KEY], tensors) != metadata["checksum"]:
         raise ValueError("its checksum does not match")
     facts = json.loads(metadata[_KEY])
     return Restart(facts["epoch"], tensors, tuple(facts["history"]), Part(**facts["part"])), facts["identity"]
-
-
-def checksum(text: str, tensors: dict[str, Tensor]) -> str:
-    """Return a digest of a text and of names, dtypes, shapes and bytes of tensors."""
-    digest = hashlib.blake2b(text.encode(), digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
