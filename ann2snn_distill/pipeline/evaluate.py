@@ -46,8 +46,8 @@ def evaluate(
     )
     _check_classes(header, data)
     steps = timesteps or header.timesteps
+    warnings = [*data.warnings, *_renamed(header, data)]
     how = numerics(chosen, img_size=header.img_size, batch_size=batch_size or header.evaluation.batch_size)
-    warnings = list(data.warnings)
     for text in warnings:
         observe(Caution(text))
     if how.device_kind != header.evaluation.device_kind:
@@ -98,6 +98,19 @@ def evaluate(
         ),
         warnings=tuple(warnings),
     )
+
+
+def _renamed(header: SnnHeader, data: Dataset) -> list[str]:
+    """Return a sentence if the classes have other names, as far as it is worth one; their number is the same."""
+    pairs = list(zip(header.classes, data.classes, strict=True))
+    other = [(number, pair) for number, pair in enumerate(pairs) if pair[0] != pair[1]]
+    if not other:
+        return []
+    number, (ours, theirs) = other[0]
+    return [
+        f"{len(other)} of {len(pairs)} classes of {data.name} have other names than in the file (class {number} is "
+        f"{theirs[:100]!r} there and {ours[:100]!r} in the file): the accuracy means nothing unless they are the same"
+    ]
 
 
 def _check_classes(header: SnnHeader, data: Dataset) -> None:

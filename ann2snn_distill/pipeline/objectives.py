@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ann2snn_distill.config import ConvertSettings
@@ -30,8 +29,8 @@ def objective_of(
 ) -> Objective:
     """Return the objective of `settings.method`, in the form that is fastest where it runs.
 
-    Compiled on CUDA, norms and sums run inside their neuron's operation, and in bfloat16 guidance comes from a folded
-    bfloat16 copy of the teacher; everywhere else the plain programs and the teacher itself are used.
+    Compiled on CUDA, norms and sums run inside their neuron's operation, and under autocast guidance comes from a
+    folded copy of the teacher in autocast's dtype; everywhere else the plain programs and the teacher itself are used.
     """
     fast = _is_fast(execution)
     programs = student.in_training_fused if fast else student.in_training
@@ -73,7 +72,7 @@ def _is_fast(execution: Execution) -> bool:
 
 def _guide(branches: HybridBranches, execution: Execution) -> StagedAnn:
     if _is_fast(execution) and execution.amp:
-        return folded(branches.teacher.network, dtype=torch.bfloat16)
+        return folded(branches.teacher.network, dtype=execution.dtype)
     return branches.teacher
 
 
