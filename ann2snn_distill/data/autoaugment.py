@@ -6,9 +6,11 @@ group and share its kernels. Shapes: N images, C = 3 channels, H x W pixels, 2 o
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as F
@@ -108,18 +110,36 @@ def draw(count: int, generator: Generator) -> Choices:
 def apply(images_NCHW: Tensor, choices: Choices) -> Tensor:
     """uint8 images after their chosen operations; the choices lie on the CPU, the images anywhere."""
     out_NCHW = images_NCHW.clone()
-    for policy, operations in enumerate(CIFAR10_POLICY):
-        for step, (name, _, level) in enumerate(operations):
-            chosen_N = (choices.policy_N == policy) & choices.applied_N2[:, step]
-            positive_N = choices.positive_N2[:, step]
-            if name in _TWO_SIDED:
-                magnitude = _between(0.0, _TWO_SIDED[name], level)
-                _apply_to(out_NCHW, chosen_N & positive_N, name, magnitude)
-                _apply_to(out_NCHW, chosen_N & ~positive_N, name, -magnitude)
-            else:
-                low, high = _ONE_SIDED.get(name, (0.0, 0.0))
-                _apply_to(out_NCHW, chosen_N, name, _between(low, high, level))
+    for step in (0, 1):
+        for (policy, positive), index_M in _groups(choices, step, out_NCHW.device):
+            name, _, level = CIFAR10_POLICY[policy][step]
+            out_NCHW[index_M] = _APPLY[name](out_NCHW[index_M], _magnitude(name, level, positive=positive))
     return out_NCHW
+
+
+def _groups(choices: Choices, step: int, device: torch.device) -> Iterator[tuple[tuple[int, bool], Tensor]]:
+    """Yield sub-policy, sign and images (M,) of every group whose operation `step` applies.
+
+    By one sort in numpy: a mask a group costs 75 parallel operations on the CPU, and where two runs share a host
+    their waiting threads made an epoch of CIFAR-10 take 4.8 s in place of 2.1 (two H100, 32 processors).
+    """
+    policy_N = choices.policy_N.numpy()
+    signed_P = np.array([operations[step][0] in _TWO_SIDED for operations in CIFAR10_POLICY])
+    positive_N = choices.positive_N2[:, step].numpy() & signed_P[policy_N]
+    key_N = np.where(choices.applied_N2[:, step].numpy(), 2 * policy_N + positive_N, -1).astype(np.int8)
+    order_N = np.argsort(key_N, kind="stable")
+    ends = np.searchsorted(key_N[order_N], np.arange(2 * len(CIFAR10_POLICY) + 1)).tolist()
+    index_N = torch.from_numpy(order_N).to(device, non_blocking=True)
+    for key, (start, end) in enumerate(pairwise(ends)):
+        if end > start:
+            yield (key // 2, bool(key % 2)), index_N[start:end]
+
+
+def _magnitude(name: str, level: int, *, positive: bool) -> float:
+    if name in _TWO_SIDED:
+        magnitude = _between(0.0, _TWO_SIDED[name], level)
+        return magnitude if positive else -magnitude
+    return _between(*_ONE_SIDED.get(name, (0.0, 0.0)), level)
 
 
 def auto_augment(images_NCHW: Tensor, generator: Generator) -> Tensor:
@@ -130,10 +150,3 @@ def auto_augment(images_NCHW: Tensor, generator: Generator) -> Tensor:
 def _between(low: float, high: float, level: int) -> float:
     """The magnitude of a bin, in float32 as torchvision has it: the last bit can move a pixel by one."""
     return float(torch.linspace(low, high, 10)[level])
-
-
-def _apply_to(out_NCHW: Tensor, member_N: Tensor, name: str, magnitude: float) -> None:
-    index_M = torch.nonzero(member_N)[:, 0]
-    if len(index_M):
-        index_M = index_M.to(out_NCHW.device, non_blocking=True)
-        out_NCHW[index_M] = _APPLY[name](out_NCHW[index_M], magnitude)
