@@ -210,7 +210,12 @@ class InspectSettings(Frozen):
         "auto", description="small: no stride before the first stage (auto: for 64 px or less)"
     )
     classes: _Positive = Field(10, description="classes of the head")
-    timesteps: Annotated[int, Field(ge=1, le=1024)] = Field(4, description="timesteps T of the SNN")
+    timesteps: Annotated[int, Field(ge=1, le=1024)] = Field(
+        4, description="timesteps T at which memory and operations of the training are estimated"
+    )
+    batch_size: _Positive | None = Field(
+        None, description="images a step of that training (default: 64 above 64 px, else 512)"
+    )
     coverage: Literal["activations", "full"] = Field("activations", description="where neurons stand")
     maxpool: Literal["keep", "avg"] = Field("keep", description="what becomes of max pooling on spikes")
     strict: _Percent | None = Field(

@@ -14,6 +14,7 @@ from ann2snn_distill.conversion.partition import Stage, default_branches
 from ann2snn_distill.conversion.rules import Role
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.events import Observer
+from ann2snn_distill.pipeline.costing import training_cost
 from ann2snn_distill.pipeline.students import student_network
 from ann2snn_distill.recipes import SMALL_IMAGE
 from ann2snn_distill.reporting.inspection import Inspection, LayerFate, StageFate
@@ -41,7 +42,8 @@ def _inspected(target: str, settings: InspectSettings) -> Inspection:
         name, classes=settings.classes, img_size=size, stem=stem, model_kwargs=settings.model_kwargs
     )
     network = student_network(module, img_size=size, maxpool=settings.maxpool, coverage=settings.coverage)
-    return inspection(network, module, name=name, img_size=size, classes=settings.classes)
+    found = inspection(network, module, name=name, img_size=size, classes=settings.classes)
+    return found.model_copy(update={"training": training_cost(network, module, img_size=size, settings=settings)})
 
 
 def inspection(network: Partitioned, module: nn.Module, *, name: str, img_size: int, classes: int) -> Inspection:
@@ -123,6 +125,7 @@ def _from_file(path: Path, settings: InspectSettings) -> InspectSettings:
             "model_kwargs": header.model_kwargs,
             "stem": header.stem,
             "classes": len(header.classes),
+            "timesteps": header.timesteps,
             "coverage": header.coverage,
             "maxpool": header.maxpool,
         }

@@ -24,6 +24,8 @@ def inspect_families(settings: InspectSettings, observe: Observer) -> Families:
 
     if settings.img_size is not None or settings.model_kwargs or settings.stem != "auto":
         raise UsageError("--all takes every model as timm makes it; leave out --img-size, --model-kwargs and --stem")
+    if settings.model_fields_set & {"timesteps", "batch_size"}:
+        raise UsageError("--all estimates no training; leave out --timesteps and --batch-size")
     names = {
         family: REPRESENTATIVES.get(family) or timm.list_models(module=family)[0] for family in timm.list_modules()
     }
