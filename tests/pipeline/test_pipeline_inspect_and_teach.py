@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 
 from ann2snn_distill.checkpoint import read_header_and_index
 from ann2snn_distill.config import InspectSettings
+from ann2snn_distill.events import silent
+from ann2snn_distill.pipeline import surveying
 from ann2snn_distill.teacher import small_stem
 
 ARCHITECTURES = (
@@ -113,6 +115,16 @@ def test_inspect_all_takes_one_model_of_each_family_under_both_coverages(command
         full = json.loads(command("inspect", name, "--coverage", "full", "--json").out)
         assert fate["full"]["share"] == full["coverage"]["share"]
         assert fate["full"]["neurons"] == sum(stage["neurons"] for stage in full["stages"])
+
+
+@pytest.mark.parametrize(("count", "cpus", "expected"), [(98, 2, 2), (98, 1, 1), (98, 64, 12), (3, 64, 0)])
+def test_inspect_all_shares_its_families_out_between_the_processors(monkeypatch, count, cpus, expected):
+    asked, families = [], timm.list_modules()
+    monkeypatch.setattr(timm, "list_modules", lambda: families[:count])
+    monkeypatch.setattr(surveying, "usable_cpus", lambda: cpus)
+    monkeypatch.setattr(surveying, "in_processes", lambda work, values, *, processes: asked.append(processes) or ())
+    surveying.inspect_families(InspectSettings(all=True), silent)
+    assert asked == [expected]
 
 
 @pytest.mark.usefixtures("three_families")
