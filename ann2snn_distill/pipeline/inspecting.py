@@ -1,5 +1,6 @@
 """`inspect`: the fate of every layer, on random weights."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -81,15 +82,18 @@ def warnings_of(network: Partitioned) -> list[str]:
     texts = []
     if not default_branches(network.stages):
         texts.append("the network has no cut to guide at: guidance acts on the logits alone")
-    pools = [
-        fate.path
-        for fate in coverage(network.sites).layers
-        if fate.role is Role.ANALOG and "pool" in fate.operation.lower()
-    ]
+    analog = [fate for fate in coverage(network.sites).layers if fate.role is Role.ANALOG]
+    pools = [fate.path for fate in analog if "pool" in fate.operation.lower()]
     if pools:
         texts.append(
             f"max pools work on spikes ({len(pools)}, {pools[0]} first): neuromorphic chips may lack them; "
             "--maxpool avg replaces them"
+        )
+    others = Counter(fate.operation for fate in analog if "pool" not in fate.operation.lower())
+    if others:
+        named = ", ".join(f"{operation} ({count})" for operation, count in others.items())
+        texts.append(
+            f"operations on analog values stay under every --coverage: {named}; neuromorphic chips may lack them"
         )
     return texts
 

@@ -189,6 +189,16 @@ def test_inspect_estimates_what_was_measured_on_an_h100(command):
     assert cost["gflop_per_image"] == pytest.approx(10.99, abs=0.005)
 
 
+@pytest.mark.parametrize("coverage", ["activations", "full"])
+def test_gates_and_other_operations_that_stay_analog_are_counted_in_a_warning(command, coverage):
+    gates = command("inspect", "test_efficientnet", "--coverage", coverage, "--json")
+    (text,) = json.loads(gates.out)["warnings"]
+    assert text.startswith("operations on analog values stay under every --coverage: Sigmoid (2), mul (2); ")
+    vit = json.loads(command("inspect", "test_vit", "--coverage", coverage, "--json").out)["warnings"]
+    assert "LayerNorm (13), scaled_dot_product_attention (6);" in vit[0]
+    assert not any("operations on analog" in text for text in coverage_of(command, "test_resnet")["warnings"])
+
+
 def training_of(command, *arguments):
     return json.loads(command("inspect", *arguments, "--json").out)["training"]
 
