@@ -99,7 +99,7 @@ class FitSettings(Frozen):
     weight_decay: Annotated[float, Field(ge=0)] | None = Field(
         None, description="decay of weights, none on norms and biases (default: by optimiser)"
     )
-    opt: OptimizerName = Field("sgd", description="optimiser")
+    opt: OptimizerName = Field("sgd", description="optimiser, of a teacher that is trained first, too")
     warmup_epochs: Annotated[float, Field(ge=0)] | None = Field(
         None, description="epochs of linear warm-up (default: 5 percent)"
     )

@@ -148,9 +148,12 @@ def _train(
     settings: NetworkSettings,
 ) -> Taught:
     recipe = recipe_for(img_size=dataset.img_size, images=len(dataset.train))
-    defaults = FitSettings(batch_size=fit_settings.batch_size, grad_accum_steps=fit_settings.grad_accum_steps)
-    peak = resolved_fit(defaults, recipe, img_size=dataset.img_size, cuda=False)["lr"]
+    asked = {"batch_size", "grad_accum_steps", "opt"}
+    defaults = FitSettings(**fit_settings.model_dump(include=asked))
+    resolved = resolved_fit(defaults, recipe, img_size=dataset.img_size, cuda=False)
+    peak, decay = resolved["lr"], resolved["weight_decay"]
     assert isinstance(peak, float)
+    assert isinstance(decay, float)
     channels_last = device.type == "cuda"
     layout = torch.channels_last if channels_last else torch.contiguous_format
     module = loaded.module.to(device).to(memory_format=layout).train()
@@ -167,7 +170,7 @@ def _train(
         workers=settings.workers,
         channels_last=channels_last,
     )
-    state = train_state({"teacher": module}, opt="sgd", weight_decay=recipe.sgd_decay)
+    state = train_state({"teacher": module}, opt=fit_settings.opt, weight_decay=decay)
     resume = resume_folder(path)
     result = fit(
         f"teacher {loaded.name}",

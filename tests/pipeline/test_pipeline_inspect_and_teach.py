@@ -294,7 +294,19 @@ def test_convert_takes_the_teacher_that_teach_left_in_the_cache(command, shades,
     assert "teacher test_resnet:" not in run.err
 
 
+def test_a_teacher_is_trained_by_the_optimiser_of_the_run(command, shades, tiny, tmp_path):
+    options = "--img-size 16 --batch-size 12 --teacher-epochs 1 --device cpu --seed 22"
+    trained = {}
+    for opt in ("sgd", "adamw"):
+        done = command("teach", "test_resnet", "--dataset", shades, *options.split(), "--opt", opt, "--json")
+        assert done.code == 0, done.err
+        trained[opt] = load_file(json.loads(done.out)["path"])["fc.weight"]
+    assert not torch.equal(trained["sgd"], trained["adamw"])
+    run = command("convert", *tiny, "--seed", 22, "--opt", "adamw", "--output", tmp_path / "run")
+    assert "teacher: taken from" in run.err
+
+
 def test_teach_refuses_what_its_recipe_fixes(command, tmp_path):
-    done = command("teach", "test_resnet", "--dataset", "digits", "--lr", 0.3, "--opt", "adamw")
+    done = command("teach", "test_resnet", "--dataset", "digits", "--lr", 0.3, "--model-ema", 0.9)
     assert done.code == 2
-    assert "--lr and --opt cannot be set for a teacher in this release" in done.err
+    assert "--lr and --model-ema cannot be set for a teacher in this release" in done.err
