@@ -114,6 +114,10 @@ class FitSettings(Frozen):
     )
     mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="mixup's beta parameter, 0 is off")
     cutmix: Annotated[float, Field(ge=0)] = Field(0.0, description="cutmix's beta parameter, 0 is off")
+    mixup_prob: _Fraction = Field(1.0, description="probability that a batch is mixed, where mixup or cutmix is on")
+    mixup_off_epoch: Annotated[int, Field(ge=0)] = Field(
+        0, description="epochs after which no batch is mixed any more, 0 is never"
+    )
     smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="label smoothing")
     model_ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="decay of the weights' moving average a step, 0 is off"

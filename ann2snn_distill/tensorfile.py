@@ -70,10 +70,10 @@ def strict_json(text: str | bytes) -> Any:
 
 
 def tensors_digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """Return a digest of a text and of the names, dtypes, shapes and bytes of contiguous tensors on the CPU."""
+    """Return a digest of a text and of the names, dtypes, shapes and bytes of tensors on the CPU."""
     digest = hashlib.blake2b(text.encode(), digest_size=16)
     for name in sorted(tensors):
-        tensor = tensors[name]
+        tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -1,13 +1,22 @@
-"""Files of every format version are read for good, and give the logits that they gave when they were written."""
+"""Files of every format version are read for good, and give what they gave when they were written."""
 
 import json
+import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from ann2snn_distill.checkpoint import load_checkpoint
+from ann2snn_distill.cli.options import MODEL
+from ann2snn_distill.cli.resolve import resolve
+from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.pipeline.students import student_from_header
+from ann2snn_distill.reporting.report import Report
+from ann2snn_distill.training.resume import ResumeFolder
+from ann2snn_distill.training.state import train_state
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -31,3 +40,34 @@ def test_the_recorded_logits_depend_on_neurons_and_time():
     )
     assert not torch.equal(lif, same)
     assert not torch.equal(lif[0], lif[-1])
+
+
+def test_a_resume_state_of_format_1_is_that_of_its_training(tmp_path):
+    """AdamW, a moving average and float16's gradient scaler, in the middle of the second epoch."""
+    shutil.copy(FIXTURES / "resume-v1.safetensors", tmp_path / "state-000001-00000002.safetensors")
+    restart, complaints = ResumeFolder(tmp_path, identity={"seed": 0, "amp_dtype": "float16"}).load()
+    assert (complaints, restart.place, restart.part.steps) == ([], "step 2 in epoch 2", 2)
+    assert [(line["epoch"], line["phase"]) for line in restart.history] == [(1, "net")]
+    network = nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    state = train_state({"net": network}, opt="adamw", weight_decay=0.1, average_decay=0.8, scaled=True)
+    assert {name: tensor.shape for name, tensor in state.tensors().items()} == {
+        name: tensor.shape for name, tensor in restart.tensors.items()
+    }
+    state.restore(restart.tensors)
+    assert (state.tensors()["scaler.scale"], state.tensors()["scaler.growth"]) == (65536, 5)
+    assert state.tensors()["optimizer.step.net.0.weight"] == 5
+    assert network[1].num_batches_tracked == 5
+
+
+def test_a_report_of_format_1_is_read_with_every_key():
+    text = (FIXTURES / "report-v1.json").read_text()
+    report = Report.model_validate_json(text)
+    assert report.format_version == 1
+    assert json.loads(report.model_dump_json()) == json.loads(text)
+
+
+def test_a_written_configuration_is_taken_with_every_key():
+    path = FIXTURES / "config-v1.toml"
+    settings = resolve(ConvertSettings, {}, config=path, positional=MODEL, required=("dataset",))
+    told = tomllib.loads(path.read_text())
+    assert told.items() <= settings.model_dump(mode="json").items()

@@ -67,13 +67,17 @@ class Programs:
         logits_TBK: Tensor = x.unflatten(0, (timesteps, -1))
         return logits_TBK
 
-    def mean_features(self, x: Tensor, timesteps: int) -> tuple[Tensor, ...]:
-        """Return every stage's mean output (B, ...) over time; the last is the mean logits (B, K)."""
+    def through_time(self, x: Tensor, timesteps: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return every stage's mean output (B, ...), the last being the mean logits, and the logits (T, B, K)."""
         outputs = []
         for program in self.unrolls:
             x, _ = program.unroll(self.body, x, timesteps)
             outputs.append(x if program.static_output else mean_over_time(x, timesteps))
-        return tuple(outputs)
+        return tuple(outputs), x.unflatten(0, (timesteps, -1))
+
+    def mean_features(self, x: Tensor, timesteps: int) -> tuple[Tensor, ...]:
+        """Return every stage's mean output (B, ...) over time; the last is the mean logits (B, K)."""
+        return self.through_time(x, timesteps)[0]
 
 
 class SpikingNetwork(nn.Module):

@@ -4,7 +4,7 @@ Choices are drawn as small tensors on the CPU and then moved, so that CPU and CU
 Shapes: N or B images, C channels, H x W pixels, K classes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ class Augmentation:
 
     `crop_padding` and `cutout` are in pixels (0: off); streamed images take a random resized crop in
     place of the padded one. `policy` is none, cifar10, imagenet, rand or trivial; images that stay on the
-    device know none and cifar10. `mixup` and `cutmix` are beta parameters (0: off), `smoothing` is the
-    share of the target spread over all classes.
+    device know none and cifar10. `mixup` and `cutmix` are beta parameters (0: off) of batches that are mixed
+    with probability `mixup_prob`, none from epoch `mixup_off_epoch` on (0: to the end); `smoothing` is the share
+    of the target spread over all classes.
     """
 
     flip: bool
@@ -28,7 +29,14 @@ class Augmentation:
     cutout: int = 0
     mixup: float = 0.0
     cutmix: float = 0.0
+    mixup_prob: float = 1.0
+    mixup_off_epoch: int = 0
     smoothing: float = 0.0
+
+    def in_epoch(self, epoch: int) -> "Augmentation":
+        """Return what is done in an epoch, counted from 0."""
+        off = 0 < self.mixup_off_epoch <= epoch
+        return replace(self, mixup=0.0, cutmix=0.0) if off else self
 
 
 def random_crop(images_NCHW: Tensor, padding: int, generator: Generator) -> Tensor:
@@ -72,9 +80,9 @@ def soft_targets(labels_B: Tensor, *, classes: int, smoothing: float) -> Tensor:
 
 
 def mix(
-    x_BCHW: Tensor, target_BK: Tensor, *, mixup: float, cutmix: float, generator: Generator
+    x_BCHW: Tensor, target_BK: Tensor, *, mixup: float, cutmix: float, generator: Generator, probability: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Mix each image and its target with those of the image at the mirrored place in the batch.
+    """Mix each image and its target with those of the image at the mirrored place, in this `probability` of batches.
 
     With both on, each batch takes one of the two at random. The share kept is Beta(a, a) with a the beta
     parameter, one draw a batch (timm's `Mixup`); for cutmix it is corrected to the pixels really kept.
@@ -84,6 +92,8 @@ def mix(
         return x_BCHW, target_BK
     # numpy, because torch has no beta distribution that takes a generator
     random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    if probability < 1 and random.random() >= probability:
+        return x_BCHW, target_BK
     cut = cutmix > 0 and (mixup <= 0 or random.random() < 0.5)
     parameter = cutmix if cut else mixup
     kept = float(random.beta(parameter, parameter))

@@ -40,5 +40,6 @@ class Inputs:
             soft_targets(labels_B, classes=classes, smoothing=augmentation.smoothing),
             mixup=augmentation.mixup,
             cutmix=augmentation.cutmix,
+            probability=augmentation.mixup_prob,
             generator=generator,
         )

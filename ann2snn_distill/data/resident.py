@@ -67,7 +67,7 @@ class ResidentBatches:
                 images_BCHW,
                 labels_B,
                 classes=self._classes,
-                augmentation=self._augmentation,
+                augmentation=self._augmentation.in_epoch(epoch),
                 generator=stream(self._seed, epoch, "mix", step),
             )
 

@@ -90,7 +90,7 @@ class StreamedBatches:
                 cutout(images, self._augmentation.cutout, erasing),
                 labels,
                 classes=self._classes,
-                augmentation=self._augmentation,
+                augmentation=self._augmentation.in_epoch(epoch),
                 generator=mixing,
             )
 

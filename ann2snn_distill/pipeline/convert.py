@@ -6,14 +6,13 @@ from ann2snn_distill.checkpoint import load_checkpoint, save_checkpoint
 from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.data.splits import spread
 from ann2snn_distill.errors import BadInputError
-from ann2snn_distill.evaluation.accuracy import top1
-from ann2snn_distill.evaluation.alignment import BranchScore, branch_scores
+from ann2snn_distill.evaluation.alignment import BranchScore, hybrid_scores
 from ann2snn_distill.events import Caution, Event, Note, Observer
 from ann2snn_distill.files import write_text
 from ann2snn_distill.pipeline.distilling import Distillation, distilled, new_distillation
 from ann2snn_distill.pipeline.gates import check_gates
 from ann2snn_distill.pipeline.guards import deterministic, interruptible
-from ann2snn_distill.pipeline.measuring import ACTIVITY_IMAGES, Measured, measure, silent_neurons
+from ann2snn_distill.pipeline.measuring import ACTIVITY_IMAGES, Measured, measured_beside, silent_neurons
 from ann2snn_distill.pipeline.outputs import (
     HTML_FILE,
     MARKDOWN_FILE,
@@ -68,19 +67,19 @@ def _conclude(
     """Save the student, measure the very file that was saved, and write the report."""
     run, path = work.run, work.run.folder / STUDENT_FILE
     test = work.evaluation(run.dataset.test)
-    teacher_top1 = top1(work.teacher, test)
     evaluated = state.evaluated()
     tensors = {name: evaluated[name] for name in work.student.body.state_dict()}
-    header = student_header(run, work.taught, work.student, result, teacher_top1)
+    header = student_header(run, work.taught, work.student, result)
     save_checkpoint(path, tensors, header)
     saved = student_from_header(*load_checkpoint(path)).to(run.device)
-    measured = measure(saved, test, work.evaluation(spread(run.dataset.test, ACTIVITY_IMAGES)), run.settings.timesteps)
-    scores = branch_scores(saved, work.branches, test, run.settings.timesteps)
-    for text in (*silent_neurons(measured), *_signs(run, result, scores, measured)):
+    scores = hybrid_scores(saved, work.branches, test, run.settings.timesteps)
+    sample = work.evaluation(spread(run.dataset.test, ACTIVITY_IMAGES))
+    measured = measured_beside(scores.top1_at, saved, sample, run.settings.timesteps)
+    for text in (*silent_neurons(measured), *_signs(run, result, scores.branches, measured)):
         observe(Caution(text))
-    training = {**header.training, "test_top1_at": measured.top1_at}
+    training = {**header.training, "teacher_top1": scores.teacher_top1, "test_top1_at": measured.top1_at}
     save_checkpoint(path, tensors, header.model_copy(update={"training": training}))
-    report = run_report(run, work.taught, measured, scores, result, teacher_top1, cautions)
+    report = run_report(run, work.taught, measured, scores, result, cautions)
     _write(run.folder, report, result)
     return report
 

@@ -69,8 +69,9 @@ class Distillation:
         if self.branches.positions:
             modules["branches"] = self.branches
         return train_state(
-            modules, opt=settings.opt, weight_decay=settings.weight_decay, average_decay=settings.model_ema
-        )
+            modules, opt=settings.opt, weight_decay=settings.weight_decay, average_decay=settings.model_ema,
+            scaled=execution_of(settings, self.run.device).scaled,
+        )  # fmt: skip
 
     def metrics(self, state: TrainState) -> EpochMetrics:
         """Return what is measured after an epoch."""

@@ -6,9 +6,16 @@ from ann2snn_distill.checkpoint import SnnHeader, load_checkpoint
 from ann2snn_distill.data.datasets import Dataset, load_dataset
 from ann2snn_distill.data.splits import spread
 from ann2snn_distill.errors import BadInputError
+from ann2snn_distill.evaluation.accuracy import top1_at
 from ann2snn_distill.events import Caution, Note, Observer
 from ann2snn_distill.pipeline.machine import choose_device, device_name
-from ann2snn_distill.pipeline.measuring import ACTIVITY_IMAGES, evaluation_batches, measure, numerics, silent_neurons
+from ann2snn_distill.pipeline.measuring import (
+    ACTIVITY_IMAGES,
+    evaluation_batches,
+    measured_beside,
+    numerics,
+    silent_neurons,
+)
 from ann2snn_distill.pipeline.students import student_from_header
 from ann2snn_distill.reporting.report import Report, StudentResult, TeacherResult, TrainingResult
 from ann2snn_distill.reporting.versions import versions
@@ -39,8 +46,8 @@ def evaluate(
     )
     _check_classes(header, data)
     steps = timesteps or header.timesteps
+    warnings = [*data.warnings, *_renamed(header, data)]
     how = numerics(chosen, img_size=header.img_size, batch_size=batch_size or header.evaluation.batch_size)
-    warnings = list(data.warnings)
     for text in warnings:
         observe(Caution(text))
     if how.device_kind != header.evaluation.device_kind:
@@ -62,7 +69,7 @@ def evaluate(
         )
         for split in (data.test, spread(data.test, ACTIVITY_IMAGES))
     )
-    measured = measure(student, whole, sample, steps)
+    measured = measured_beside(top1_at(student, whole, steps), student, sample, steps)
     for text in silent_neurons(measured):
         warnings.append(text)
         observe(Caution(text))
@@ -91,6 +98,19 @@ def evaluate(
         ),
         warnings=tuple(warnings),
     )
+
+
+def _renamed(header: SnnHeader, data: Dataset) -> list[str]:
+    """Return a sentence if the classes have other names, as far as it is worth one; their number is the same."""
+    pairs = list(zip(header.classes, data.classes, strict=True))
+    other = [(number, pair) for number, pair in enumerate(pairs) if pair[0] != pair[1]]
+    if not other:
+        return []
+    number, (ours, theirs) = other[0]
+    return [
+        f"{len(other)} of {len(pairs)} classes of {data.name} have other names than in the file (class {number} is "
+        f"{theirs[:100]!r} there and {ours[:100]!r} in the file): the accuracy means nothing unless they are the same"
+    ]
 
 
 def _check_classes(header: SnnHeader, data: Dataset) -> None:

@@ -1,6 +1,6 @@
 """From a student on test data to the parts of a report."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,6 @@ from ann2snn_distill.conversion.coverage import Coverage, LayerFate, coverage
 from ann2snn_distill.conversion.student import SpikingNetwork
 from ann2snn_distill.data.batches import test_batches
 from ann2snn_distill.data.splits import Split
-from ann2snn_distill.evaluation.accuracy import top1_at
 from ann2snn_distill.evaluation.totals import exact_float32
 from ann2snn_distill.pipeline.machine import device_name
 from ann2snn_distill.reporting.report import CoverageResult, EnergyResult, LayerResult
@@ -69,18 +68,21 @@ def evaluation_batches(
     )
 
 
-def measure(
-    student: SpikingNetwork,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    sample: Iterable[tuple[Tensor, Tensor]],
-    timesteps: int,
+def measured_beside(
+    top1_at: Mapping[int, float], student: SpikingNetwork, sample: Iterable[tuple[Tensor, Tensor]], timesteps: int
 ) -> Measured:
-    """Measure accuracy on test batches and activity on a sample of them: what `eval` measures again."""
-    accuracy = top1_at(student, batches, timesteps)
+    """Return the accuracies beside coverage, activity and energy.
+
+    Args:
+        top1_at: accuracy by timestep, percent.
+        student: the SNN.
+        sample: test images on which its activity is measured.
+        timesteps: T.
+    """
     found = coverage(student.network.sites)
     activity = _activity(student, sample, timesteps)
     return Measured(
-        {str(t): value for t, value in accuracy.items()},
+        {str(t): value for t, value in top1_at.items()},
         CoverageResult(spiking_macs=found.spiking_macs, total_macs=found.total_macs, share=found.share),
         tuple(_layer(fate, activity, timesteps) for fate in found.layers),
         _energy(found, activity, timesteps),

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ann2snn_distill.config import ConvertSettings
@@ -20,8 +19,7 @@ from ann2snn_distill.distillation.objectives import (
     Objective,
     RateObjective,
 )
-from ann2snn_distill.evaluation.accuracy import top1_at
-from ann2snn_distill.evaluation.alignment import branch_scores, cosines_on
+from ann2snn_distill.evaluation.alignment import cosines_on, hybrid_scores
 from ann2snn_distill.training.fit import EpochMetrics, Execution, Finish
 from ann2snn_distill.training.state import TrainState
 
@@ -31,8 +29,8 @@ def objective_of(
 ) -> Objective:
     """Return the objective of `settings.method`, in the form that is fastest where it runs.
 
-    Compiled on CUDA, norms and sums run inside their neuron's operation, and in bfloat16 guidance comes from a folded
-    bfloat16 copy of the teacher; everywhere else the plain programs and the teacher itself are used.
+    Compiled on CUDA, norms and sums run inside their neuron's operation, and under autocast guidance comes from a
+    folded copy of the teacher in autocast's dtype; everywhere else the plain programs and the teacher itself are used.
     """
     fast = _is_fast(execution)
     programs = student.in_training_fused if fast else student.in_training
@@ -74,7 +72,7 @@ def _is_fast(execution: Execution) -> bool:
 
 def _guide(branches: HybridBranches, execution: Execution) -> StagedAnn:
     if _is_fast(execution) and execution.amp:
-        return folded(branches.teacher.network, dtype=torch.bfloat16)
+        return folded(branches.teacher.network, dtype=execution.dtype)
     return branches.teacher
 
 
@@ -117,9 +115,9 @@ def epoch_metrics(
             if branches.positions:
                 line["cosine"] = cosines_on(student, branches, probe, timesteps)
             if validation is not None and validation.is_due(epoch):
-                line["val_top1"] = top1_at(student, validation.batches, timesteps)[timesteps]
-                scores = branch_scores(student, branches, validation.batches, timesteps)
-                line["val_branches"] = {score.name: score.top1 for score in scores}
+                scores = hybrid_scores(student, branches, validation.batches, timesteps)
+                line["val_top1"] = scores.top1_at[timesteps]
+                line["val_branches"] = {score.name: score.top1 for score in scores.branches}
         return line
 
     return measure

@@ -23,8 +23,6 @@ def check_fit(settings: FitSettings, dataset: Dataset) -> None:
             f"a batch of {settings.batch_size}{times} is larger than the {images} training images; "
             f"choose --batch-size {max(images // pieces, 1)} or less"
         )
-    if settings.amp_dtype != "bfloat16":
-        raise UsageError(f"--amp-dtype {settings.amp_dtype} is not in this release; give bfloat16, or --no-amp")
     train_batches(  # made and dropped: it refuses the policies that the data cannot have
         dataset.train,
         classes=len(dataset.classes),

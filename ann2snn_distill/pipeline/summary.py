@@ -2,7 +2,7 @@
 
 from ann2snn_distill.checkpoint import SnnHeader
 from ann2snn_distill.conversion.student import SpikingNetwork
-from ann2snn_distill.evaluation.alignment import BranchScore
+from ann2snn_distill.evaluation.alignment import HybridScores
 from ann2snn_distill.pipeline.machine import device_name
 from ann2snn_distill.pipeline.measuring import Measured, numerics
 from ann2snn_distill.pipeline.planning import Prepared
@@ -14,10 +14,8 @@ from ann2snn_distill.teacher import local_form
 from ann2snn_distill.training.fit import FitResult
 
 
-def student_header(
-    run: Prepared, taught: Taught, student: SpikingNetwork, result: FitResult, teacher_top1: float
-) -> SnnHeader:
-    """Return the header of a trained student's file."""
+def student_header(run: Prepared, taught: Taught, student: SpikingNetwork, result: FitResult) -> SnnHeader:
+    """Return the header of a trained student's file, before its accuracies are measured."""
     settings, network = run.settings, taught.network
     name = run.student_name
     architecture, arguments = local_form(name, network.model_kwargs if name == network.name else {})
@@ -46,7 +44,6 @@ def student_header(
             "seconds": result.seconds,
             "images_per_second": result.images_per_second,
             "peak_memory_mib": result.peak_memory_mib,
-            "teacher_top1": teacher_top1,
             "teacher_source": network.source,
         },
     )
@@ -56,9 +53,8 @@ def run_report(
     run: Prepared,
     taught: Taught,
     measured: Measured,
-    scores: tuple[BranchScore, ...],
+    scores: HybridScores,
     result: FitResult,
-    teacher_top1: float,
     cautions: list[str],
 ) -> Report:
     """Return the report of a finished run."""
@@ -73,9 +69,9 @@ def run_report(
         seed=run.settings.seed,
         versions=versions(),
         device=device_name(run.device),
-        teacher=TeacherResult(top1=teacher_top1, source=taught.network.source),
-        drop=teacher_top1 - accuracy,
-        branches=tuple(BranchResult(name=s.name, top1=s.top1, cosine=s.cosine) for s in scores),
+        teacher=TeacherResult(top1=scores.teacher_top1, source=taught.network.source),
+        drop=scores.teacher_top1 - accuracy,
+        branches=tuple(BranchResult(name=s.name, top1=s.top1, cosine=s.cosine) for s in scores.branches),
         coverage=measured.coverage,
         layers=measured.layers,
         energy=measured.energy,

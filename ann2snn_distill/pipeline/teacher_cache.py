@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor, nn
 
 from ann2snn_distill.config import FitSettings, NetworkSettings
 from ann2snn_distill.data.batches import Augmentation
@@ -16,9 +17,11 @@ from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.events import Caution, Observer
 from ann2snn_distill.files import remove_leftovers, write_atomically
 from ann2snn_distill.teacher import LoadedNetwork
+from ann2snn_distill.tensorfile import tensors_digest
 from ann2snn_distill.training.resume import ResumeFolder
 
 _KEY = "snn_distill_teacher"
+_CHECKSUM_KEY = "checksum"
 _RECIPE_VERSION = 1
 """Raised when the training of teachers changes, so that cached ones are trained again."""
 
@@ -56,7 +59,7 @@ def cached_path(
         "epochs": epochs,
         "batch": fit_settings.batch_size,
         "accumulation": fit_settings.grad_accum_steps,
-        "amp": fit_settings.amp,
+        "amp": "float16" if fit_settings.amp and fit_settings.amp_dtype == "float16" else fit_settings.amp,
         "augmentation": repr(augmentation),
     }
     if fit_settings.opt != "sgd":  # the key came later: what SGD trained keeps its name
@@ -68,19 +71,37 @@ def cached_path(
 
 
 def read_cached(path: Path, loaded: LoadedNetwork, observe: Observer) -> Taught | None:
-    """Return the teacher kept in `path`, its weights loaded into `loaded`; None if there is none that can be read."""
+    """Return the teacher kept in `path`, its weights loaded into `loaded`; None if there is none that is whole.
+
+    A file without a checksum is of an earlier release. It is taken, since a run that was interrupted under it would
+    go on under another teacher otherwise; that damage cannot be noticed is said.
+    """
     if not path.exists():
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            summary: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        loaded.module.load_state_dict(tensors)
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-        observe(Caution(f"the cached teacher {path} cannot be read ({error}); it is trained again"))
+        summary: dict[str, Any] = json.loads(metadata[_KEY])
+        _check(metadata, tensors, loaded.module)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        observe(Caution(f"the cached teacher {path} is damaged ({error}); it is trained again"))
         return None
+    if _CHECKSUM_KEY not in metadata:
+        observe(
+            Caution(f"the cached teacher {path} has no checksum; if it may be damaged, remove it to train it again")
+        )
+    loaded.module.load_state_dict(tensors)
     network = replace(loaded, module=loaded.module.eval(), source=summary["source"], trained=True)
     return Taught(network, path, summary["epochs"], summary["seconds"])
+
+
+def _check(metadata: dict[str, str], tensors: dict[str, Tensor], module: nn.Module) -> None:
+    if _CHECKSUM_KEY in metadata and metadata[_CHECKSUM_KEY] != tensors_digest(metadata[_KEY], tensors):
+        raise ValueError("its checksum does not match")
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
+        raise ValueError("its tensors are those of another network")
 
 
 def write_cached(path: Path, taught: Taught) -> None:
@@ -88,7 +109,8 @@ def write_cached(path: Path, taught: Taught) -> None:
     summary = {"source": taught.network.source, "epochs": taught.epochs, "seconds": taught.seconds}
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().clone() for name, tensor in taught.network.module.state_dict().items()}
-    content = save(tensors, metadata={_KEY: json.dumps(summary)})
+    text = json.dumps(summary)
+    content = save(tensors, metadata={_KEY: text, _CHECKSUM_KEY: tensors_digest(text, tensors)})
     remove_leftovers(path.parent, path.name)
     write_atomically(path, lambda target: target.write_bytes(content))
 

@@ -1,6 +1,5 @@
 """The teacher of a run: loaded, and trained or fine-tuned first if it does not know the data, once for all runs."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from ann2snn_distill.config import FitSettings, NetworkSettings
 from ann2snn_distill.data.batches import Augmentation, train_batches
 from ann2snn_distill.data.datasets import Dataset
 from ann2snn_distill.distillation.objectives import AnnObjective
-from ann2snn_distill.events import Note, Observer
+from ann2snn_distill.events import Event, Note, Observer
 from ann2snn_distill.locks import locked
 from ann2snn_distill.pipeline.teacher_cache import Taught, cached_path, read_cached, resume_folder, write_cached
 from ann2snn_distill.recipes import TUNING_LR, recipe_for, resolved_fit
@@ -48,10 +47,11 @@ def ready_teacher(
     augmentation = augmentation_of(fit_settings, dataset)
     path = cached_path(settings, fit_settings, dataset, loaded, epochs=epochs, augmentation=augmentation)
     resume = resume_folder(path)
-    cached = None if resume.folder.exists() else read_cached(path, loaded, observe)
+    once = _without_repeats(observe)
+    cached = None if resume.folder.exists() else read_cached(path, loaded, once)
     if cached is None:
-        with locked(path.with_suffix(".lock"), waiting=_said_once(observe, _WAITING)):
-            cached = read_cached(path, loaded, observe)  # another run may have trained it meanwhile
+        with locked(path.with_suffix(".lock"), waiting=lambda seconds: once(Note(_WAITING))):
+            cached = read_cached(path, loaded, once)  # another run may have trained it meanwhile
             if cached is None:
                 return _train(loaded, fit_settings, dataset, epochs, tuned, path, device, observe, settings)
             resume.remove()  # a training may be killed after its last file
@@ -59,15 +59,15 @@ def ready_teacher(
     return cached
 
 
-def _said_once(observe: Observer, text: str) -> Callable[[float], None]:
-    said: list[str] = []
+def _without_repeats(observe: Observer) -> Observer:
+    told: list[Event] = []
 
-    def say(seconds: float) -> None:
-        if not said:
-            said.append(text)
-            observe(Note(text))
+    def tell(event: Event) -> None:
+        if event not in told:
+            told.append(event)
+            observe(event)
 
-    return say
+    return tell
 
 
 def load_teacher(settings: NetworkSettings, dataset: Dataset) -> LoadedNetwork:
@@ -108,13 +108,16 @@ def augmentation_of(settings: FitSettings, dataset: Dataset) -> Augmentation:
         cutout=settings.cutout or 0,
         mixup=settings.mixup,
         cutmix=settings.cutmix,
+        mixup_prob=settings.mixup_prob,
+        mixup_off_epoch=settings.mixup_off_epoch,
         smoothing=settings.smoothing,
     )
 
 
 def execution_of(settings: FitSettings, device: torch.device) -> Execution:
     """Return how steps of resolved settings run."""
-    return Execution(device, bool(settings.amp), bool(settings.torchcompile), settings.grad_accum_steps)
+    dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[settings.amp_dtype]
+    return Execution(device, bool(settings.amp), bool(settings.torchcompile), settings.grad_accum_steps, dtype)
 
 
 def piece_of(settings: FitSettings) -> int:
@@ -170,7 +173,8 @@ def _train(
         workers=settings.workers,
         channels_last=channels_last,
     )
-    state = train_state({"teacher": module}, opt=fit_settings.opt, weight_decay=decay)
+    execution = execution_of(fit_settings, device)
+    state = train_state({"teacher": module}, opt=fit_settings.opt, weight_decay=decay, scaled=execution.scaled)
     resume = resume_folder(path)
     result = fit(
         f"teacher {loaded.name}",
@@ -182,7 +186,7 @@ def _train(
             interval_of(fit_settings),
             remedy="try a smaller --batch-size (the teacher's learning rate follows it), or --no-amp",
         ),
-        execution=execution_of(fit_settings, device),
+        execution=execution,
         resume=resume,
         observe=observe,
     )

@@ -23,7 +23,9 @@ class StepTime(_Part):
     low: float | None = Field(None, description="their 10th percentile, milliseconds")
     high: float | None = Field(None, description="their 90th percentile, milliseconds")
     images_per_second: float | None = Field(None, description="batch size over the median")
-    peak_memory_mib: float | None = Field(None, description="allocated on the GPU, warm-up included; null on a CPU")
+    peak_memory_mib: float | None = Field(
+        None, description="allocated on the GPU by this case, warm-up included; null on a CPU"
+    )
     estimated_memory_mib: float | None = Field(None, description="what the estimate before training says")
     ratio_to_ann: float | None = Field(None, description="time over the ANN's at this batch size")
     gflop_per_image: float = Field(description="arithmetic of convolutions and linear layers, two a multiply-add")

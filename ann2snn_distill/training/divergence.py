@@ -3,6 +3,7 @@
 Steps depend on their number alone, so the replay meets the same images, rates and draws.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -32,7 +33,9 @@ def where_it_began(loop: Loop, good: Restart) -> str | None:
 def _replayed(loop: Loop, good: Restart, stop: int) -> str | None:
     how = loop.execution
     totals = LossTotals(how.device)
-    step = plain_step(loop.objective, loop.state, totals, amp=how.amp, device=how.device, pieces=how.pieces)
+    step = plain_step(
+        loop.objective, loop.state, totals, amp=how.amp, device=how.device, pieces=how.pieces, dtype=how.dtype
+    )
     first = good.part.steps
     for number, (x, target_BK) in enumerate(loop.batches.epoch(good.epoch, first), first):
         before = loop.state.snapshot()
@@ -48,8 +51,7 @@ def _replayed(loop: Loop, good: Restart, stop: int) -> str | None:
 
 
 def _is_finite(loop: Loop, totals: LossTotals) -> bool:
-    values = [torch.tensor(value) for value in totals.sums().values()]
-    return _all_finite([*values, *loop.state.tensors().values()])
+    return all(math.isfinite(value) for value in totals.sums().values()) and loop.state.is_finite()
 
 
 def _all_finite(tensors: Iterable[Tensor]) -> bool:
@@ -63,11 +65,11 @@ def _culprit(loop: Loop, x: Tensor, target_BK: Tensor) -> str:
     names = {id(tensor): name.rpartition(".")[0] for name, tensor in loop.state.tensors().items()}
     for piece, piece_target in zip(x.chunk(how.pieces), target_BK.chunk(how.pieces), strict=True):
         watch = _Watch(names)
-        with watch, torch.autocast(how.device.type, torch.bfloat16, enabled=how.amp):
+        with watch, torch.autocast(how.device.type, how.dtype, enabled=how.amp):
             parts = loop.objective(piece, piece_target)
         if watch.found is not None:
             return watch.found
-        (parts["loss"] / how.pieces).backward()
+        loop.state.scaled(parts["loss"] / how.pieces).backward()
     for name, tensor in reversed(loop.state.tensors().items()):
         if tensor.grad is not None and not _all_finite([tensor.grad]):
             return f"in the gradient of {name}"

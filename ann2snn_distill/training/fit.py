@@ -82,7 +82,7 @@ def fit(
 
     Raises:
         InterruptedRunError: Ctrl-C or SIGTERM; the state after the present step is written.
-        BadInputError: the loss or a weight is no longer finite; the last good state is written.
+        BadInputError: the loss, a gradient or a weight is no longer finite; the last good state is written.
         Exception: whatever else ends the training, once its state is written, as far as it can be.
     """
     loop = Loop(objective, batches, state, plan.schedule, execution, observe, plan.finish)
@@ -99,7 +99,7 @@ def fit(
         ) from None
     except NotFiniteError:
         keeper.save_good()
-        observe(Note(f"{name}: the loss or a weight is no longer finite; looking for where that began"))
+        observe(Note(f"{name}: the loss, a gradient or a weight is no longer finite; looking for where that began"))
         raise _diverged(name, loop, keeper, plan.remedy, resume) from None
     except Exception:
         with suppress(Exception):  # what ended the training is what the user must hear of
@@ -133,7 +133,7 @@ def _diverged(name: str, loop: Loop, keeper: Keeper, remedy: str, resume: Resume
     began = where_it_began(loop, keeper.good)
     where = f": it began in {began}" if began else ", though a replay in plain code stays finite"
     return BadInputError(
-        f"the loss or a weight of {name} is no longer finite in epoch {epoch}{where}; {remedy} "
+        f"the loss, a gradient or a weight of {name} is no longer finite in epoch {epoch}{where}; {remedy} "
         f"(the state after {keeper.good.place} is kept in {resume.folder})"
     )
 

@@ -45,9 +45,9 @@ class Keeper:
             observe: told of damaged states, too.
 
         Raises:
-            BadInputError: the state belongs to a run with other settings.
+            BadInputError: the state belongs to a run with other settings, or is of a newer release.
         """
-        restart, complaints = self._folder.load()
+        restart, complaints = self._folder.load(self._loop.misfit)
         way = "no whole state is left, so this training starts again"
         if restart is not None:
             self._loop.go_to(restart)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +22,13 @@ from ann2snn_distill.training.step import Execution, LossTotals, Step, ready_ste
 
 _REPORT_SECONDS = 1.0
 
+_COUNTED = ("epoch", "seconds", "images_per_second")
+_KINDS: dict[str, type] = {"phase": str, "cosine": dict, "val_branches": dict}
+"""Values of an epoch's line that are not a number or None."""
+
 
 class NotFiniteError(Exception):
-    """The loss or a weight is not finite any more."""
+    """The loss or a weight is not finite any more, or the gradients are not at any scale."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,19 @@ class Loop:
             part = Part(self._totals.steps, self._totals.sums(), time.perf_counter() - self._started, self._peak())
         return Restart(len(self.history), self.state.tensors(), tuple(self.history), part)
 
+    def misfit(self, restart: Restart) -> str | None:
+        """Return why a state can be none of this training, or None."""
+        forms, wanted = (
+            {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+            for tensors in (restart.tensors, self.state.tensors())
+        )
+        if forms != wanted:
+            return "its tensors are not those of this training"
+        epochs, steps = self.schedule.epochs, self.batches.steps_per_epoch
+        if not (restart.epoch == len(restart.history) <= epochs and 0 <= restart.part.steps <= steps):
+            return "this training has no such epoch or step"
+        return None if all(map(_is_line, restart.history)) else "the lines of its epochs lack something"
+
     def go_to(self, restart: Restart) -> None:
         """Stand where `restart` stands."""
         self.state.restore(restart.tensors)
@@ -174,7 +191,7 @@ class Loop:
         """
         if not all(math.isfinite(value) for value in self._totals.means().values()):
             raise NotFiniteError
-        if not torch.stack([tensor.isfinite().all() for tensor in self.state.tensors().values()]).all():
+        if not self.state.is_finite():
             raise NotFiniteError
 
     def _begin(self, part: Part) -> None:
@@ -211,6 +228,11 @@ class Loop:
             raise NotFiniteError
         speed = steps * self.batches.batch_size / seconds
         self._observe(StepsDone(steps, images_per_second=speed, losses=losses))
+
+
+def _is_line(line: Mapping[str, Any]) -> bool:
+    kinds = all(isinstance(value, _KINDS.get(name, int | float | None)) for name, value in line.items())
+    return kinds and "peak_memory_mib" in line and all(line.get(name) is not None for name in _COUNTED)
 
 
 @contextmanager

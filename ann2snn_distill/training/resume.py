@@ -3,26 +3,34 @@
 Random choices come from streams named by (seed, epoch, step), so no random state is in a file.
 """
 
-import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.files import remove_leftovers, unwritable, write_atomically
+from ann2snn_distill.tensorfile import tensors_digest
+
+FORMAT_VERSION = 1
 
 _KEY = "snn_distill_resume"
 _NAME = "state-{:06d}-{:08d}.safetensors"
 """Finished epochs and steps after them: names sort as training goes on."""
 
-_DAMAGES = (SafetensorError, OSError, KeyError, TypeError, ValueError)
+_DAMAGES = (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError)
+
+_SHOWN, _LONGEST = 3, 80
+"""Settings that a message names, and characters of each."""
+
+_Number = int | float | None
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,22 @@ class Restart:
         if not self.part.steps:
             return f"epoch {self.epoch}"
         return f"step {self.part.steps} in epoch {self.epoch + 1}"
+
+
+class _Facts(BaseModel):
+    """What a state's file holds beside its tensors; those of the first days have no version."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    epoch: NonNegativeInt
+    part: Part
+    history: tuple[dict[str, _Number | str | dict[str, _Number]], ...]
+    identity: dict[str, Any]
+
+
+def _fits(restart: Restart) -> str | None:
+    return None
 
 
 class ResumeFolder:
@@ -82,11 +106,14 @@ class ResumeFolder:
             if other not in (self._newest, self._before):
                 other.unlink(missing_ok=True)
 
-    def load(self) -> tuple[Restart | None, list[str]]:
+    def load(self, misfit: Callable[[Restart], str | None] = _fits) -> tuple[Restart | None, list[str]]:
         """Return the newest whole state, or None where there is none, and what was wrong with newer ones.
 
+        Args:
+            misfit: says why a whole state is none of this training, though its settings are, or None.
+
         Raises:
-            BadInputError: the state belongs to a run with other settings.
+            BadInputError: the state belongs to a run with other settings, or is of a newer release.
         """
         complaints: list[str] = []
         for path in reversed(self._states()):
@@ -96,6 +123,9 @@ class ResumeFolder:
                 complaints.append(f"{path} is damaged ({error})")
                 continue
             self._check_identity(identity, path)
+            if reason := misfit(restart):
+                complaints.append(f"{path} is damaged ({reason})")
+                continue
             self._newest = path
             return restart, complaints
         return None, complaints
@@ -112,15 +142,26 @@ class ResumeFolder:
         names = found.keys() | self._identity.keys()
         different = sorted(name for name in names if found.get(name) != self._identity.get(name))
         if different:
-            changes = ", ".join(f"{name} was {found.get(name)} and is {self._identity.get(name)}" for name in different)
-            raise BadInputError(
-                f"{path} belongs to a run with other settings ({changes}); give the same, or --overwrite"
+            changes = ", ".join(
+                f"{_short(name)} was {_short(found.get(name))} and is {_short(self._identity.get(name))}"
+                for name in different[:_SHOWN]
             )
+            more = f", and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
+            raise BadInputError(
+                f"{path} belongs to a run with other settings ({changes}{more}); give the same, or --overwrite"
+            )
+
+
+def _short(value: object) -> str:
+    """Return a value for people, who need not have written it: on one line, and not endless."""
+    text = str(value)
+    return (text if text.isprintable() else repr(text))[:_LONGEST]
 
 
 def _encoded(restart: Restart, identity: dict[str, Any]) -> bytes:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in restart.tensors.items()}
     facts = {
+        "format_version": FORMAT_VERSION,
         "epoch": restart.epoch,
         "part": asdict(restart.part),
         "history": restart.history,
@@ -128,24 +169,28 @@ def _encoded(restart: Restart, identity: dict[str, Any]) -> bytes:
     }
     text = json.dumps(facts)
     # Bytes, not save_file: its errors are not OSErrors, so a full disk would have no name.
-    return save(tensors, metadata={_KEY: text, "checksum": checksum(text, tensors)})
+    return save(tensors, metadata={_KEY: text, "checksum": tensors_digest(text, tensors)})
 
 
 def _decoded(path: Path) -> tuple[Restart, dict[str, Any]]:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    if checksum(metadata[_KEY], tensors) != metadata["checksum"]:
+    if tensors_digest(metadata[_KEY], tensors) != metadata["checksum"]:
         raise ValueError("its checksum does not match")
-    facts = json.loads(metadata[_KEY])
-    return Restart(facts["epoch"], tensors, tuple(facts["history"]), Part(**facts["part"])), facts["identity"]
+    facts = _parsed(json.loads(metadata[_KEY]), path)
+    return Restart(facts.epoch, tensors, facts.history, facts.part), facts.identity
 
 
-def checksum(text: str, tensors: dict[str, Tensor]) -> str:
-    """Return a digest of a text and of names, dtypes, shapes and bytes of tensors."""
-    digest = hashlib.blake2b(text.encode(), digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _parsed(content: Any, path: Path) -> _Facts:
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise BadInputError(
+            f"{path} was written by a newer snn-distill (format {version:.6g}, this one reads {FORMAT_VERSION}): "
+            "upgrade with pip install -U snn-distill, or start again with --overwrite"
+        )
+    try:
+        return _Facts.model_validate(content)
+    except ValidationError as error:
+        field = ".".join(str(part) for part in error.errors()[0]["loc"])[:100]
+        raise ValueError(f"`{field}` is invalid") from error

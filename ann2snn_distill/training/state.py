@@ -10,8 +10,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 MOMENTUM = 0.9
+
+_LEAST_SCALE = 1.0
+"""Gradients that overflow even without a scale will do so for ever: halving it further would hide a divergence."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,15 @@ class TrainState:
         optimizer: its states exist from the start, so that nothing appears later.
         average: name -> averaged tensor of the first module's state; empty when off.
         average_decay: share of the average kept per update.
+        scaler: of float16's gradients, or None. It halves its scale and leaves the weights alone where a gradient is
+            not finite, and doubles it after 2,000 steps without one, all on the device and without waiting for it.
     """
 
     modules: dict[str, nn.Module]
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]
     average_decay: float
+    scaler: GradScaler | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -39,6 +46,18 @@ class TrainState:
         """Write the learning rate of every group in place, without a device sync."""
         for group in self.optimizer.param_groups:
             group["lr"].fill_(value)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Return the loss that is differentiated: times the scale of the gradients, if there is one."""
+        return loss if self.scaler is None else self.scaler.scale(loss)
+
+    def update(self) -> None:
+        """Move the weights by their gradients, which `scaled` has scaled; adapt the scale."""
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)  # a fused optimiser skips on the device, so that nothing waits for it
+            self.scaler.update()
 
     def update_average(self) -> None:
         """Move the average towards the network's weights and statistics."""
@@ -76,7 +95,21 @@ class TrainState:
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 found[f"optimizer.{key}.{name}"] = value
         found.update({f"average.{name}": tensor for name, tensor in self.average.items()})
-        return found
+        return found | self._scale()
+
+    def is_finite(self) -> bool:
+        """Return whether everything is finite, and the gradients are at some scale; waits for the device."""
+        finite = [tensor.isfinite().all() for tensor in self.tensors().values()]
+        scale = self._scale().get("scaler.scale")
+        return bool(torch.stack(finite).all()) and (scale is None or scale.item() >= _LEAST_SCALE)
+
+    def _scale(self) -> dict[str, Tensor]:
+        if self.scaler is None:
+            return {}
+        scale, growth = self.scaler._scale, self.scaler._growth_tracker  # its state_dict has copies, not tensors
+        assert scale is not None
+        assert growth is not None
+        return {"scaler.scale": scale, "scaler.growth": growth}
 
     def snapshot(self) -> dict[str, Tensor]:
         """Return copies of `tensors()`."""
@@ -97,6 +130,7 @@ def train_state(
     opt: Literal["sgd", "adamw"],
     weight_decay: float,
     average_decay: float = 0.0,
+    scaled: bool = False,
 ) -> TrainState:
     """Build the optimiser (no weight decay on norms and biases) and the moving average.
 
@@ -105,6 +139,7 @@ def train_state(
         opt: sgd (momentum 0.9, Nesterov) or adamw.
         weight_decay: of weights with two dimensions or more.
         average_decay: 0 switches the average off.
+        scaled: whether gradients are float16's, and so the loss is scaled for them.
     """
     parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
     device = parameters[0].device
@@ -126,7 +161,13 @@ def train_state(
         optimizer.state[parameter] = _fresh_state(parameter, opt)
     network = next(iter(modules.values()))
     average = {name: value.detach().clone() for name, value in _floating(network)} if average_decay else {}
-    return TrainState(modules, optimizer, average, average_decay)
+    return TrainState(modules, optimizer, average, average_decay, _scaler(device) if scaled else None)
+
+
+def _scaler(device: torch.device) -> GradScaler:
+    scaler = GradScaler(device.type)
+    scaler.scale(torch.zeros((), device=device))  # its tensors would appear in the first step, and in its capture
+    return scaler
 
 
 def _fresh_state(parameter: Tensor, opt: str) -> dict[str, Tensor]:

@@ -16,12 +16,26 @@ Step = Callable[[Tensor, Tensor], None]
 
 @dataclass(frozen=True)
 class Execution:
-    """How steps run: on which device, in which precision, compiled and captured or not, in how many pieces."""
+    """How steps run: on which device, in which precision, compiled and captured or not, in how many pieces.
+
+    Attributes:
+        device: where they run.
+        amp: whether under autocast.
+        compiled: whether compiled, and on CUDA captured.
+        pieces: of a batch, whose gradients are averaged.
+        dtype: autocast's.
+    """
 
     device: torch.device
     amp: bool
     compiled: bool
     pieces: int = 1
+    dtype: torch.dtype = torch.bfloat16
+
+    @property
+    def scaled(self) -> bool:
+        """Whether gradients are so narrow in range that the loss is scaled for them."""
+        return self.amp and self.dtype is torch.float16
 
 
 _WARMUP_STEPS = 3
@@ -75,6 +89,7 @@ def plain_step(
     amp: bool,
     device: torch.device,
     pieces: int = 1,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> Step:
     """Return the step `(x, target) -> None`.
 
@@ -82,19 +97,20 @@ def plain_step(
         objective: the loss parts of a batch.
         state: what is updated.
         totals: where the loss parts are added.
-        amp: bfloat16 autocast; membranes, statistics and losses stay in float32.
+        amp: autocast; membranes, statistics and losses stay in float32.
         device: where it runs.
         pieces: the batch is cut in so many pieces whose gradients are averaged.
+        dtype: autocast's.
     """
 
     def step(x: Tensor, target_BK: Tensor) -> None:
         state.optimizer.zero_grad(set_to_none=True)
         for piece, piece_target in zip(x.chunk(pieces), target_BK.chunk(pieces), strict=True):
-            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            with torch.autocast(device.type, dtype, enabled=amp):
                 parts = objective(piece, piece_target)
-            (parts["loss"] / pieces).backward()
+            state.scaled(parts["loss"] / pieces).backward()
             totals.add({name: value.detach() / pieces for name, value in parts.items()})
-        state.optimizer.step()
+        state.update()
         state.update_average()
 
     return step
@@ -123,7 +139,7 @@ def ready_step(
     """
     if how.compiled:
         objective = torch.compile(objective, dynamic=False)
-    step = plain_step(objective, state, totals, amp=how.amp, device=how.device, pieces=how.pieces)
+    step = plain_step(objective, state, totals, amp=how.amp, device=how.device, pieces=how.pieces, dtype=how.dtype)
     if not (how.compiled and x.is_cuda):
         return step
     started = time.perf_counter()

@@ -17,7 +17,7 @@ NETWORK = (
 FIT = (
     "--epochs --teacher-epochs --batch-size --lr --weight-decay --opt --warmup-epochs --grad-accum-steps "
     "--amp --no-amp --amp-dtype --torchcompile --no-torchcompile --deterministic --aa --cutout --mixup "
-    "--cutmix --smoothing --model-ema --checkpoint-interval "
+    "--cutmix --mixup-prob --mixup-off-epoch --smoothing --model-ema --checkpoint-interval "
 )
 FLAGS = {
     "convert": NETWORK

@@ -1,5 +1,7 @@
 """Laws of augmentation, each against an independent oracle on single images."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -107,3 +109,21 @@ def test_without_mixing_the_batch_is_handed_on_as_it_is() -> None:
     same = augment.mix(x_BCHW, target_BK, mixup=0.0, cutmix=0.0, generator=generator())
     assert same[0] is x_BCHW
     assert same[1] is target_BK
+
+
+def test_batches_are_mixed_as_often_as_the_probability_says() -> None:
+    x_BCHW, target_BK, random = torch.rand(2, 3, 8, 8), torch.eye(2), generator(4)
+    mixed = [
+        augment.mix(x_BCHW, target_BK, mixup=1.0, cutmix=0.0, generator=random, probability=0.3)[0] is not x_BCHW
+        for _ in range(2000)
+    ]
+    assert abs(sum(mixed) / len(mixed) - 0.3) < 0.04
+
+
+def test_no_epoch_is_mixed_after_the_last_that_may_be() -> None:
+    ending = augment.Augmentation(flip=True, crop_padding=4, mixup=0.4, cutmix=1.0, mixup_off_epoch=2)
+    assert [(ending.in_epoch(epoch).mixup, ending.in_epoch(epoch).cutmix) for epoch in (0, 1, 2, 3)] == [
+        (0.4, 1.0), (0.4, 1.0), (0.0, 0.0), (0.0, 0.0),
+    ]  # fmt: skip
+    endless = replace(ending, mixup_off_epoch=0)
+    assert all(endless.in_epoch(epoch) is endless for epoch in (0, 1, 300))

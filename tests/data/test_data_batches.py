@@ -1,5 +1,7 @@
 """Laws of batches from images that stay on the device."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -106,6 +108,13 @@ def test_targets_are_probabilities_whatever_is_mixed() -> None:
         assert target_BK.dtype == torch.float32
         torch.testing.assert_close(target_BK.sum(1), torch.ones(16))
         assert float(target_BK.min()) > 0
+
+
+def test_an_epoch_after_the_last_mixed_one_has_the_targets_of_one_image_each() -> None:
+    batches = training(random_split(), replace(FULL, smoothing=0.0, mixup_off_epoch=1))
+    assert any(float(target_BK.max(1).values.min()) < 1 for _, target_BK in batches.epoch(0))
+    for _, target_BK in batches.epoch(1):
+        assert sorted(target_BK.unique().tolist()) == [0.0, 1.0]
 
 
 def test_chunks_hold_whole_batches_and_every_batch_is_full(monkeypatch: pytest.MonkeyPatch) -> None:

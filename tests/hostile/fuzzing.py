@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from fuzzing_states import a_resume_state, the_facts_of_a_resume_state
 from safetensors.torch import save
+from spoiling import changed, spoilt
 
 from ann2snn_distill.checkpoint import load_checkpoint, read_header
 from ann2snn_distill.cli.options import MODEL
@@ -27,7 +29,6 @@ from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.errors import SnnDistillError
 from ann2snn_distill.pipeline.students import student_from_header
 from ann2snn_distill.teacher.files import read_tensors
-from ann2snn_distill.training.resume import Restart, ResumeFolder
 
 STUDENT = Path(__file__).parent.parent / "fixtures" / "student-v1.safetensors"
 SECONDS = 20
@@ -35,8 +36,6 @@ MEMORY = 512 * 2**20
 """Bytes beyond what the process has when it begins: the file has 50 kB, the libraries take the rest."""
 
 FORBIDDEN = ("socket.connect", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork")
-NUMBERS = (0, -1, 1, 2**31, 2**63, 10**30, 1e308, 5e-324, True, None)
-TEXTS = ("", "x", "../../etc/passwd", "/etc/passwd", "hf-hub:org/net", "\0", "a" * 5000, "NaN", "résumé", "\ud800")
 TOML = b"""model = "test_resnet"
 dataset = "digits"
 timesteps = 4
@@ -55,46 +54,6 @@ threshold = 2.0
 timesteps = [1, 2]
 seed = [0, 1]
 """
-TOKENS = (b"=", b"[", b"]", b"{", b"}", b'"', b"\n", b"9" * 5000, b"0x" + b"f" * 5000, b"1e999", b"nan", b"-inf")
-TOKENS += (b"1979-05-27", b"true", b"''", b"[[run]]", b"[[grid]]", b"[defaults]", b"\xff", b"\0", b"seed = -1")
-
-
-def spoilt(source: random.Random, content: bytes) -> bytes:
-    """Content with a few bits flipped, bytes replaced, parts cut, doubled or moved, or tokens put in."""
-    data = bytearray(content)
-    for _ in range(source.choice((1, 1, 2, 5))):
-        at, size = source.randrange(len(data) + 1), source.choice((1, 4, 64))
-        match source.randrange(6):
-            case 0 if at < len(data):
-                data[at] ^= 1 << source.randrange(8)
-            case 1:
-                data[at : at + size] = source.randbytes(size)
-            case 2:
-                del data[at : at + source.choice((size, len(data)))]
-            case 3:
-                data[at:at] = data[at : at + size]
-            case 4:
-                data[at:at] = source.choice(TOKENS)
-            case _:
-                data[: len(data)] = data[at:] + data[:at]
-    return bytes(data)
-
-
-def changed(source: random.Random, value: object, depth: int = 0) -> object:
-    """A JSON value with one place in it changed."""
-    if isinstance(value, dict) and value and source.random() < 0.9:
-        key = source.choice(sorted(value))
-        if source.random() < 0.15:
-            return {other: inner for other, inner in value.items() if other != key}
-        if source.random() < 0.1:
-            return {**value, source.choice(TEXTS): value[key]}
-        return {**value, key: changed(source, value[key], depth + 1)}
-    if isinstance(value, list) and value and source.random() < 0.7:
-        index = source.randrange(len(value))
-        return [*value[:index], changed(source, value[index], depth + 1), *value[index + 1 :]]
-    wild = [*NUMBERS, *TEXTS, [], {}, [1] * 300, {"a": {"b": {"c": {"d": {"e": 1}}}}}]
-    near = [value + 1, value * 2, -value] if isinstance(value, int | float) and not isinstance(value, bool) else []
-    return source.choice(wild + near * 5)
 
 
 def with_header(content: bytes, text: str) -> bytes:
@@ -156,14 +115,6 @@ def a_runs_file(source: random.Random, path: Path) -> Callable[[], object]:
     return lambda: read_runs(path)
 
 
-def a_resume_state(source: random.Random, path: Path) -> Callable[[], object]:
-    folder = ResumeFolder(path.with_suffix(".resume"), identity={"seed": 0})
-    folder.save(Restart(1, {"w": torch.arange(64.0), "n": torch.ones(3)}, ({"epoch": 1, "loss": 0.5},)))
-    for state in folder.folder.iterdir():
-        state.write_bytes(spoilt(source, state.read_bytes()))
-    return folder.load
-
-
 def a_pickle(source: random.Random, path: Path) -> Callable[[], object]:
     path = path.with_suffix(".pth")
     content = {"state_dict": {"w": torch.ones(8, 8), "b": torch.zeros(8)}, "epoch": 3}
@@ -190,6 +141,7 @@ KINDS = {
     "config": (a_config, 3),
     "runs file": (a_runs_file, 2),
     "resume state": (a_resume_state, 2),
+    "facts of a resume state": (the_facts_of_a_resume_state, 2),
     "pickle": (a_pickle, 3),
     "safetensors of a teacher": (a_teachers_safetensors, 2),
 }

@@ -62,7 +62,7 @@ def main():
     cases = itertools.product(SHAPES, TERMS, MODELS, [(False, False), (True, False), (True, True)])
     for index, (shape, terms, model, static) in enumerate(cases):
         timesteps, channels_last = (1, 4)[index % 2], bool(index // 2 % 2)
-        dtype = (torch.float64, torch.float32, torch.bfloat16)[index * 7 // 3 % 3]
+        dtype = (torch.float64, torch.float32, torch.bfloat16, torch.float16)[index * 7 // 3 % 4]
         error = drive_case(
             shape, terms, model, timesteps=timesteps, static=static, dtype=dtype, channels_last=channels_last
         )

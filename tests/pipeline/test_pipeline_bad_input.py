@@ -37,7 +37,11 @@ CONVERT = {
         1,
         ("/nowhere/weights.pth",),
     ),
-    "half precision": (("test_resnet", *DIGITS, "--amp-dtype", "float16"), 2, ("not in this release",)),
+    "an unknown precision": (
+        ("test_resnet", *DIGITS, "--amp-dtype", "float8"),
+        2,
+        ("--amp-dtype must be 'bfloat16' or 'float16', not float8",),
+    ),
     "a policy for larger images": (("test_resnet", *DIGITS, "--aa", "rand"), 2, ("--aa rand", "--aa none")),
     "an unknown branch": (
         ("test_resnet", *DIGITS, "--branches", "layer9"),

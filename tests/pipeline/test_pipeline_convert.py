@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import tomllib
 
 import pytest
@@ -161,6 +162,22 @@ def test_eval_of_a_folder_data_set_compares_with_the_report_too(command, tiny, t
     command("convert", *tiny, "--output", tmp_path / "run")
     done = command("eval", tmp_path / "run" / "student.safetensors", "--device", "cpu")
     assert "equal to the report, to the digit" in done.out
+
+
+def test_eval_on_classes_of_other_names_says_so(command, tiny, shades, tmp_path):
+    assert command("convert", *tiny, "--output", tmp_path / "run").code == 0
+    file, data = tmp_path / "run" / "student.safetensors", shutil.copytree(shades, tmp_path / "tones")
+    same = command("eval", file, "--dataset", data, "--device", "cpu", "--json")
+    assert "other names" not in same.err
+    for split in ("train", "test"):
+        (data / split / "grey").rename(data / split / "medium")  # last by name, where light was
+    done = command("eval", file, "--dataset", data, "--device", "cpu", "--json")
+    assert done.code == 0, done.err
+    (told,) = (text for text in json.loads(done.out)["warnings"] if "other names" in text)
+    assert told.startswith(
+        "2 of 3 classes of tones have other names than in the file (class 1 is 'light' there and 'grey'"
+    )
+    assert f"warning: {told}" in done.err
 
 
 def test_eval_at_other_timesteps_agrees_with_top1_at(command, trained):

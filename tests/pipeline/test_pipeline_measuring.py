@@ -8,7 +8,7 @@ import torch
 from ann2snn_distill.conversion.network import partitioned
 from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
 from ann2snn_distill.neurons.equations import LIF
-from ann2snn_distill.pipeline.measuring import measure, silent_neurons
+from ann2snn_distill.pipeline.measuring import measured_beside, silent_neurons
 
 
 def measured(threshold):
@@ -17,7 +17,7 @@ def measured(threshold):
     names = network.sites.neuron_names()
     student = SpikingNetwork(network, LIF, thresholds=uniform_thresholds(names, threshold))
     batches = [(torch.randn(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64))]
-    return measure(student, batches, batches, 2), names
+    return measured_beside({1: 10.0, 2: 20.0}, student, batches, 2), names
 
 
 def test_neurons_that_never_fire_are_reported():

@@ -28,6 +28,7 @@ RECIPES = {
     "adamw, average, mixed images": {"opt": "adamw", "model_ema": 0.9, "mixup": 0.4, "cutmix": 1.0},
     "rate": {"method": "rate", "aa": "cifar10", "cutout": 4},
     "bptt": {"method": "bptt", "neuron": "if", "grad_accum_steps": 2, "batch_size": 6},
+    "float16": {"amp": True, "amp_dtype": "float16"},
 }
 
 
@@ -60,8 +61,11 @@ def test_a_run_interrupted_in_the_middle_of_epochs_goes_on_from_the_very_step(
     assert_same_run(whole, parts)
 
 
-def test_a_teachers_training_is_resumed_exactly_even_with_dropout(tiny_settings, converting, interrupting, tmp_path):
-    changes = {"epochs": 1, "teacher_epochs": 3, "model_kwargs": {"drop_rate": 0.5}}
+@pytest.mark.parametrize("precision", [{}, RECIPES["float16"]], ids=["float32", "float16"])
+def test_a_teachers_training_is_resumed_exactly_even_with_dropout(
+    tiny_settings, converting, interrupting, tmp_path, precision
+):
+    changes = {"epochs": 1, "teacher_epochs": 3, "model_kwargs": {"drop_rate": 0.5}} | precision
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     converting(tiny_settings(output=whole, **changes), cache=tmp_path / "first")
     with pytest.raises(InterruptedRunError, match=r"teacher test_resnet after epoch 2 of 3"):

@@ -48,7 +48,7 @@ def network() -> Callable[..., nn.Module]:
 
 @pytest.fixture
 def trained(batches: SixFixedImages) -> Callable[..., tuple[TrainState, FitResult]]:
-    """Train a network, going on from what is in the folder."""
+    """Train a network, going on from what is in the folder; under autocast if it is given a dtype."""
 
     def train(
         model: nn.Module,
@@ -63,15 +63,20 @@ def trained(batches: SixFixedImages) -> Callable[..., tuple[TrainState, FitResul
         data: SixFixedImages = batches,
         peak: float = 0.05,
         finish: Finish | None = None,
+        dtype: torch.dtype | None = None,
     ) -> tuple[TrainState, FitResult]:
-        state = train_state({"net": model.train()}, opt=opt, weight_decay=0.1, average_decay=average)  # type: ignore[arg-type]
+        how = Execution(
+            torch.device("cpu"), amp=dtype is not None, compiled=False, pieces=pieces, dtype=dtype or torch.bfloat16
+        )
+        modules = {"net": model.train()}
+        state = train_state(modules, opt=opt, weight_decay=0.1, average_decay=average, scaled=how.scaled)  # type: ignore[arg-type]
         result = fit(
             "net",
             AnnObjective(model),
             data,
             state,
             plan=Plan(Schedule(epochs, 1.0, peak), interval, finish),
-            execution=Execution(torch.device("cpu"), amp=False, compiled=False, pieces=pieces),
+            execution=how,
             resume=ResumeFolder(folder, identity={}),
             observe=observe,
         )

@@ -20,7 +20,7 @@ IF = NeuronModel(1.0, 0.5, "soft", 1.0)
 TIMESTEPS, BATCH = 4, 16
 
 
-def made(dtype, device, *, size, fast, amp=False, neuron=LIF):
+def made(dtype, device, *, size, fast, autocast=None, neuron=LIF):
     """A fresh hybrid objective and its state, always the same; plain, or fused with a folded teacher."""
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=10).eval()
@@ -35,15 +35,18 @@ def made(dtype, device, *, size, fast, amp=False, neuron=LIF):
     objective = HybridObjective(
         student.in_training_fused if fast else student.in_training,
         branches,
-        folded(teacher.network, dtype=torch.bfloat16 if amp else dtype) if fast else teacher,
+        folded(teacher.network, dtype=autocast or dtype) if fast else teacher,
         branch_weights(len(positions), "uniform"),
         timesteps=TIMESTEPS,
         alpha=0.5,
         temperature=1.0,
     )
     modules = {"student": student.body, "branches": branches}
-    state = train_state(modules, opt="sgd", weight_decay=5e-4, average_decay=0.9)
+    scaled = autocast is torch.float16
+    state = train_state(modules, opt="sgd", weight_decay=5e-4, average_decay=0.9, scaled=scaled)
     state.set_learning_rate(0.05)
+    if scaled:
+        state.tensors()["scaler.scale"].fill_(256.0)  # none of these steps overflows
     return objective, state
 
 
@@ -55,13 +58,14 @@ def batches(dtype, device, *, size, steps):
         yield x, F.one_hot(torch.randint(10, (BATCH,), generator=generator), 10).float().to(device)
 
 
-def trained(dtype, device, *, size, steps, compiled, captured=False, amp=False, neuron=LIF):
+def trained(dtype, device, *, size, steps, compiled, captured=False, autocast=None, neuron=LIF):
     """Make some steps; return the state, the loss parts of each step, and the gradients of the last by name."""
     torch.compiler.reset()
-    objective, state = made(dtype, device, size=size, fast=compiled, amp=amp, neuron=neuron)
+    objective, state = made(dtype, device, size=size, fast=compiled, autocast=autocast, neuron=neuron)
     totals = LossTotals(device)
     objective = torch.compile(objective, dynamic=False) if compiled else objective
-    step = plain_step(objective, state, totals, amp=amp, device=device)
+    how = {"amp": autocast is not None, "dtype": autocast or torch.bfloat16}
+    step = plain_step(objective, state, totals, **how, device=device)
     losses = []
     with exact_float32():
         for index, (x, target) in enumerate(batches(dtype, device, size=size, steps=steps)):

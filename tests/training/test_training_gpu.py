@@ -15,7 +15,9 @@ from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.errors import InterruptedRunError
 from ann2snn_distill.evaluation.totals import totals_over
 from ann2snn_distill.events import EpochDone, PhaseStarted, StepsDone, silent
+from ann2snn_distill.pipeline.guards import deterministic
 from ann2snn_distill.training import loop as looping
+from ann2snn_distill.training.step import LossTotals, captured_step, plain_step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]  # the compiler's own warnings are not ours
 CUDA = torch.device("cuda")
@@ -35,6 +37,43 @@ def test_a_captured_step_equals_the_plain_one():
         torch.testing.assert_close(captured[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
 
 
+def test_a_captured_float16_step_equals_the_plain_one():
+    with deterministic(True):
+        plain, losses, _ = trained(torch.float32, **SAME, compiled=False, autocast=torch.float16)
+        captured, again, _ = trained(torch.float32, **SAME, compiled=False, captured=True, autocast=torch.float16)
+    for line, other in zip(losses, again, strict=True):
+        assert other == pytest.approx(line, rel=1e-3)
+    assert torch.equal(captured["scaler.scale"], plain["scaler.scale"])
+    assert captured["scaler.growth"] == plain["scaler.growth"] == SAME["steps"]
+    for name, tensor in plain.items():
+        torch.testing.assert_close(captured[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_captured_step_that_overflows_halves_the_scale_without_waiting_for_the_device():
+    objective, state = made(torch.float32, CUDA, size=32, fast=False, autocast=torch.float16)
+    totals = LossTotals(CUDA)
+    step = plain_step(objective, state, totals, amp=True, device=CUDA, dtype=torch.float16)
+    (batch,) = batches(torch.float32, CUDA, size=32, steps=1)
+    step = captured_step(step, state, totals, x=batch[0], target_BK=batch[1])
+    scale = state.tensors()["scaler.scale"]
+    scale.fill_(2.0**60)
+    before = state.snapshot()
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(*batch)
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+    assert scale == 2.0**59
+    learnt = [name for name in before if name.endswith(("weight", "bias")) and "average" not in name]
+    assert len(learnt) > 50
+    assert all(torch.equal(state.tensors()[name], before[name]) for name in learnt)
+    scale.fill_(256.0)
+    step(*batch)
+    assert scale == 256.0
+    assert any(not torch.equal(state.tensors()[name], before[name]) for name in learnt)
+
+
 def test_a_captured_and_compiled_step_equals_the_plain_one():
     """In float64, where no spike flips from another order of summation."""
     plain, losses, _ = trained(torch.float64, **SAME, compiled=False)
@@ -51,17 +90,18 @@ def test_the_first_gradient_of_a_compiled_step_points_where_the_plain_one_does()
     assert F.cosine_similarity(found, wanted, dim=0) > 0.999
 
 
-def test_compilation_adds_no_error_to_that_of_bfloat16():
+@pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16], ids=str)
+def test_compilation_adds_no_error_to_that_of_rounding(autocast):
     """Rounding flips spikes, layer upon layer: plain bfloat16 has a cosine of about 0.5 with plain float32."""
     exact = first_gradient(compiled=False)
-    plain, compiled = first_gradient(compiled=False, amp=True), first_gradient(compiled=True, amp=True)
+    plain, compiled = (first_gradient(compiled=compiled, autocast=autocast) for compiled in (False, True))
     rounding = F.cosine_similarity(plain, exact, dim=0)
     assert F.cosine_similarity(compiled, exact, dim=0) > rounding - 0.1
 
 
-def first_gradient(*, compiled, amp=False):
+def first_gradient(*, compiled, autocast=None):
     once = SAME | {"steps": 1}
-    _, _, gradients = trained(torch.float32, **once, compiled=compiled, captured=compiled, amp=amp)
+    _, _, gradients = trained(torch.float32, **once, compiled=compiled, captured=compiled, autocast=autocast)
     return together(dict(sorted(gradients.items())))
 
 

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from ann2snn_distill.errors import BadInputError, InterruptedRunError
 from ann2snn_distill.events import Caution, EpochDone, Note, StepsDone
 from ann2snn_distill.files import is_leftover
 from ann2snn_distill.training import loop as looping
+from ann2snn_distill.training import resume as resuming
 from ann2snn_distill.training.fit import Interval
 from ann2snn_distill.training.interrupts import Interrupts
 from ann2snn_distill.training.resume import Part, Restart, ResumeFolder
@@ -207,7 +209,9 @@ def test_a_diverged_training_names_where_it_began_and_keeps_the_state_before(
         model[2] = change
     with pytest.raises(BadInputError) as failure:
         trained(model, tmp_path, data=Poisoned(batches, place), peak=peak)
-    assert f"the loss or a weight of net is no longer finite in {where}; lower the learning rate" in str(failure.value)
+    assert f"the loss, a gradient or a weight of net is no longer finite in {where}; lower the learning rate" in str(
+        failure.value
+    )
     restart, _ = ResumeFolder(tmp_path, identity={}).load()
     assert restart.epoch == (1 if place else 0)
     assert all(tensor.isfinite().all() for tensor in restart.tensors.values())
@@ -227,6 +231,70 @@ def test_a_state_of_another_run_is_refused_with_both_values(tmp_path):
     ResumeFolder(tmp_path, identity={"lr": 0.1, "opt": "sgd"}).save(Restart(1, TENSORS, ()))
     with pytest.raises(BadInputError, match=r"lr was 0\.1 and is 0\.2"):
         ResumeFolder(tmp_path, identity={"lr": 0.2, "opt": "sgd"}).load()
+
+
+def test_a_state_of_a_newer_release_is_refused_and_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(resuming, "FORMAT_VERSION", 2)
+    ResumeFolder(tmp_path, identity={}).save(Restart(1, TENSORS, ()))
+    monkeypatch.undo()
+    with pytest.raises(BadInputError, match=r"newer snn-distill \(format 2, this one reads 1\): upgrade with pip"):
+        ResumeFolder(tmp_path, identity={}).load()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def renamed(restart):
+    return replace(restart, tensors={f"{name}.x": tensor for name, tensor in restart.tensors.items()})
+
+
+def widened(restart):
+    return replace(restart, tensors={name: tensor.double() for name, tensor in restart.tensors.items()})
+
+
+def of_a_later_epoch(restart):
+    return replace(restart, epoch=7, history=restart.history * 7)
+
+
+def of_a_later_step(restart):
+    return replace(restart, part=Part(4))
+
+
+def without_lines(restart):
+    return replace(restart, history=())
+
+
+def without_costs(restart):
+    return replace(restart, history=({"epoch": 1},))
+
+
+def with_a_text_for_a_cosine(restart):
+    return replace(restart, history=({**restart.history[0], "cosine": "layer1"},))
+
+
+MISFITS = {
+    renamed: "its tensors are not those of this training",
+    widened: "its tensors are not those of this training",
+    of_a_later_epoch: "this training has no such epoch or step",
+    of_a_later_step: "this training has no such epoch or step",
+    without_lines: "this training has no such epoch or step",
+    without_costs: "the lines of its epochs lack something",
+    with_a_text_for_a_cosine: "the lines of its epochs lack something",
+}
+
+
+@pytest.mark.parametrize(("change", "reason"), MISFITS.items(), ids=[change.__name__ for change in MISFITS])
+def test_a_whole_state_that_is_none_of_this_training_is_told_and_the_one_before_used(
+    trained, network, tmp_path, change, reason
+):
+    whole = trained(network(0.5), tmp_path / "whole")
+    with pytest.raises(InterruptedRunError, match="after epoch 1"):
+        trained(network(0.5), tmp_path / "parts", observe=after_epoch(1))
+    folder = ResumeFolder(tmp_path / "parts", identity={})
+    restart, _ = folder.load()
+    folder.save(change(replace(restart, part=Part(1))))  # a later name than the good one's
+    events = []
+    assert_same(whole, trained(network(0.5), tmp_path / "parts", observe=events.append))
+    (told,) = (event.text for event in events if isinstance(event, Caution))
+    assert told.endswith(f"is damaged ({reason}); the state after epoch 1 is used")
 
 
 def test_a_state_survives_the_journey(tmp_path):

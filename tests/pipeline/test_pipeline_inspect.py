@@ -1,13 +1,11 @@
-"""`inspect`, `teach` and `--dry-run`: what is said before or without a conversion, and that it is true."""
+"""`inspect` and `--dry-run`: what is said before or without a conversion, and that it is true."""
 
 import json
 
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
 
-from ann2snn_distill.checkpoint import read_header_and_index
 from ann2snn_distill.config import InspectSettings
 from ann2snn_distill.events import silent
 from ann2snn_distill.pipeline import surveying
@@ -168,27 +166,6 @@ def test_inspect_of_a_student_is_inspect_of_its_network(command, trained):
     assert of_file == json.loads(command("inspect", "test_resnet", *form, "--json").out)
 
 
-def test_inspect_of_a_student_estimates_its_training_at_the_timesteps_of_the_file(command, trained):
-    header = read_header_and_index(trained / "student.safetensors")[0]
-    assert header.timesteps != InspectSettings(model="test_resnet").timesteps  # else the default would do
-    found = json.loads(command("inspect", trained / "student.safetensors", "--json").out)
-    assert found["training"]["timesteps"] == header.timesteps
-
-
-@pytest.mark.parametrize(("img_size", "batch"), [(64, 512), (65, 64)])
-def test_inspect_estimates_a_step_of_the_recipes_batch(command, img_size, batch):
-    found = json.loads(command("inspect", "test_resnet", "--img-size", img_size, "--json").out)
-    assert (found["training"]["timesteps"], found["training"]["batch_size"]) == (4, batch)
-
-
-def test_inspect_estimates_what_was_measured_on_an_h100(command):
-    """The peak of docs/performance.md: hybrid, T = 4, batch 128, the first case of its process, and its GFLOP."""
-    found = command("inspect", "resnet18", "--img-size", 32, "--timesteps", 4, "--batch-size", 128, "--json")
-    cost = json.loads(found.out)["training"]
-    assert cost["memory_mib"] == pytest.approx(950, rel=0.05)
-    assert cost["gflop_per_image"] == pytest.approx(10.99, abs=0.005)
-
-
 @pytest.mark.parametrize("coverage", ["activations", "full"])
 def test_gates_and_other_operations_that_stay_analog_are_counted_in_a_warning(command, coverage):
     gates = command("inspect", "test_efficientnet", "--coverage", coverage, "--json")
@@ -197,30 +174,6 @@ def test_gates_and_other_operations_that_stay_analog_are_counted_in_a_warning(co
     vit = json.loads(command("inspect", "test_vit", "--coverage", coverage, "--json").out)["warnings"]
     assert "LayerNorm (13), scaled_dot_product_attention (6);" in vit[0]
     assert not any("operations on analog" in text for text in coverage_of(command, "test_resnet")["warnings"])
-
-
-def training_of(command, *arguments):
-    return json.loads(command("inspect", *arguments, "--json").out)["training"]
-
-
-def test_what_training_takes_grows_with_timesteps_batch_and_neurons(command):
-    plain = training_of(command, "test_vit", "--timesteps", 4, "--batch-size", 64)
-    longer = training_of(command, "test_vit", "--timesteps", 8, "--batch-size", 64)
-    larger = training_of(command, "test_vit", "--timesteps", 4, "--batch-size", 128)
-    full = training_of(command, "test_vit", "--timesteps", 4, "--batch-size", 64, "--coverage", "full")
-    assert longer["gflop_per_image"] > plain["gflop_per_image"] == larger["gflop_per_image"]
-    assert larger["memory_mib"] > plain["memory_mib"]
-    assert full["memory_mib"] > plain["memory_mib"]
-    assert full["gflop_per_image"] > plain["gflop_per_image"]  # fewer layers are constant in time
-
-
-def test_inspect_shows_what_a_training_step_takes(command):
-    cost = training_of(command, "test_resnet", "--timesteps", 2, "--batch-size", 7)
-    shown = " ".join(command("inspect", "test_resnet", "--timesteps", 2, "--batch-size", 7).out.split())
-    assert (
-        f"a training step of 7 images at T=2, on a GPU with the default branches: about {cost['memory_mib']:,.0f} MiB, "
-        f"{cost['gflop_per_image']:,.2f} GFLOP an image"
-    ) in shown
 
 
 @pytest.mark.parametrize(("coverage", "percent", "code"), [("activations", 50, 4), ("full", 50, 0), ("full", 99, 4)])
@@ -264,49 +217,3 @@ def test_a_dry_run_says_what_the_run_then_does_and_writes_nothing(command, tiny,
     assert json.loads(again.out)["output"] == "runs/test_resnet-shades-t2-2"
     resumed = command("convert", *tiny, "--seed", 5, "--resume", "auto", "--json")
     assert (resumed.code, json.loads(resumed.out)) == (0, report)
-
-
-def test_teach_writes_a_teacher_that_convert_takes_as_it_is(command, shades, tiny, tmp_path):
-    options = "--img-size 16 --batch-size 12 --teacher-epochs 2 --device cpu"
-    output = ("--output", tmp_path / "teacher", "--json")
-    done = command("teach", "test_resnet", "--dataset", shades, *options.split(), *output)
-    assert done.code == 0, done.err
-    taught = json.loads(done.out)
-    path = tmp_path / "teacher" / "teacher.safetensors"
-    assert taught["path"] == str(path)
-    assert set(load_file(path)) == set(timm.create_model("test_resnet", num_classes=3).state_dict())
-    run = command("convert", *tiny, "--checkpoint", path, "--output", tmp_path / "run", "--json")
-    assert run.code == 0, run.err
-    report = json.loads(run.out)
-    assert report["teacher"] == {"top1": taught["top1"], "source": "checkpoint:teacher.safetensors"}
-    assert "teacher test_resnet:" not in run.err  # no training of it
-    twice = command("teach", "test_resnet", "--dataset", shades, *options.split(), *output)
-    assert twice.code == 2
-    assert "--overwrite" in twice.err
-
-
-def test_convert_takes_the_teacher_that_teach_left_in_the_cache(command, shades, tiny, tmp_path):
-    options = "--img-size 16 --batch-size 12 --teacher-epochs 1 --device cpu --seed 21"
-    done = command("teach", "test_resnet", "--dataset", shades, *options.split())
-    assert done.code == 0, done.err
-    run = command("convert", *tiny, "--seed", 21, "--output", tmp_path / "run")
-    assert "teacher: taken from" in run.err
-    assert "teacher test_resnet:" not in run.err
-
-
-def test_a_teacher_is_trained_by_the_optimiser_of_the_run(command, shades, tiny, tmp_path):
-    options = "--img-size 16 --batch-size 12 --teacher-epochs 1 --device cpu --seed 22"
-    trained = {}
-    for opt in ("sgd", "adamw"):
-        done = command("teach", "test_resnet", "--dataset", shades, *options.split(), "--opt", opt, "--json")
-        assert done.code == 0, done.err
-        trained[opt] = load_file(json.loads(done.out)["path"])["fc.weight"]
-    assert not torch.equal(trained["sgd"], trained["adamw"])
-    run = command("convert", *tiny, "--seed", 22, "--opt", "adamw", "--output", tmp_path / "run")
-    assert "teacher: taken from" in run.err
-
-
-def test_teach_refuses_what_its_recipe_fixes(command, tmp_path):
-    done = command("teach", "test_resnet", "--dataset", "digits", "--lr", 0.3, "--model-ema", 0.9)
-    assert done.code == 2
-    assert "--lr and --model-ema cannot be set for a teacher in this release" in done.err
