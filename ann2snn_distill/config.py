@@ -99,7 +99,7 @@ class FitSettings(Frozen):
     weight_decay: Annotated[float, Field(ge=0)] | None = Field(
         None, description="decay of weights, none on norms and biases (default: by optimiser)"
     )
-    opt: OptimizerName = Field("sgd", description="optimiser")
+    opt: OptimizerName = Field("sgd", description="optimiser, of a teacher that is trained first, too")
     warmup_epochs: Annotated[float, Field(ge=0)] | None = Field(
         None, description="epochs of linear warm-up (default: 5 percent)"
     )
@@ -214,7 +214,12 @@ class InspectSettings(Frozen):
         "auto", description="small: no stride before the first stage (auto: for 64 px or less)"
     )
     classes: _Positive = Field(10, description="classes of the head")
-    timesteps: Annotated[int, Field(ge=1, le=1024)] = Field(4, description="timesteps T of the SNN")
+    timesteps: Annotated[int, Field(ge=1, le=1024)] = Field(
+        4, description="timesteps T at which memory and operations of the training are estimated"
+    )
+    batch_size: _Positive | None = Field(
+        None, description="images a step of that training (default: 64 above 64 px, else 512)"
+    )
     coverage: Literal["activations", "full"] = Field("activations", description="where neurons stand")
     maxpool: Literal["keep", "avg"] = Field("keep", description="what becomes of max pooling on spikes")
     strict: _Percent | None = Field(

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
+from torch.fx import symbolic_trace
+from torch.fx.proxy import TraceError
 
 from ann2snn_distill.config import InspectSettings
+from ann2snn_distill.conversion.coverage import coverage
+from ann2snn_distill.conversion.network import partitioned
 from ann2snn_distill.events import silent
 from ann2snn_distill.pipeline.surveying import family_fate, inspect_families
 from ann2snn_distill.reporting.families import REPRESENTATIVES
@@ -45,6 +50,47 @@ def test_the_families_of_the_page_are_timms():
         pytest.skip(f"the page is of timm {made_with}, and {timm.__version__} is installed")
     shown = re.findall(r"^\| (\w+) \| `", PAGE, re.MULTILINE) + re.findall(r"^- `(\w+)` \(`", PAGE, re.MULTILINE)
     assert sorted(shown) == timm.list_modules()
+
+
+def test_at_least_94_families_convert_and_the_first_layers_alone_read_analog_values_under_full_coverage():
+    rows = re.findall(r"^\| \w+ \| `.*, (\S+) \|$", PAGE, re.MULTILINE)
+    assert len(rows) >= 94
+    assert {float(after_first) for after_first in rows} == {100.0}
+
+
+PEERS_REFUSE = {
+    "BatchNormAct2d": "test_efficientnet",
+    "SiLU": "test_efficientnet",
+    "Sigmoid": "test_efficientnet",
+    "LayerNorm": "test_vit",
+    "GELU": "test_vit",
+}
+"""Modules at which converters of others stop, and a network that is made of them."""
+
+
+@pytest.mark.parametrize(("kind", "name"), PEERS_REFUSE.items())
+@pytest.mark.parametrize("full", [False, True])
+def test_what_other_converters_refuse_is_converted(kind, name, full):
+    model = timm.create_model(name)
+    assert kind in {type(module).__name__ for module in model.modules()}
+    assert coverage(partitioned(model, img_size=160, full_coverage=full).sites).spiking_macs > 0
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_forward_that_plain_tracing_cannot_follow_is_converted(full):
+    model = timm.create_model("test_vit")
+    with pytest.raises(TraceError, match="control flow"):
+        symbolic_trace(model)
+    assert coverage(partitioned(model, img_size=160, full_coverage=full).sites).spiking_macs > 0
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_network_that_splits_its_channels_is_converted(full):
+    with torch.device("meta"):
+        model = timm.create_model("res2net50_14w_8s")
+    sites = partitioned(model, img_size=224, full_coverage=full).sites
+    assert "split" in {fate.operation for fate in coverage(sites).layers}
+    assert coverage(sites).spiking_macs > 0
 
 
 @pytest.mark.zoo

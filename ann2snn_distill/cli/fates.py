@@ -34,6 +34,7 @@ def inspection(found: Inspection) -> Iterator[RenderableType]:
     )
     yield table("roles", ("role", "layers", "binary input", "multiply-accumulates"), _roles(found.layers))
     yield from _coverage(found)
+    yield from _training(found)
     yield from (f"warning: {text}" for text in found.warnings)
 
 
@@ -70,6 +71,15 @@ def _coverage(found: Inspection) -> Iterator[str]:
         yield f"after the first layer, which reads the image: {100 * found.share_after_first:.2f} %"
     if found.product_macs:
         yield f"products of two activations, as in attention, come on top: {found.product_macs:,} multiply-accumulates"
+
+
+def _training(found: Inspection) -> Iterator[str]:
+    if found.training is not None:
+        cost = found.training
+        yield (
+            f"a training step of {cost.batch_size} images at T={cost.timesteps}, on a GPU with the default branches: "
+            f"about {cost.memory_mib:,.0f} MiB, {cost.gflop_per_image:,.2f} GFLOP an image"
+        )
 
 
 def _input(layer: LayerFate) -> str:

@@ -3,7 +3,6 @@
 Shapes: B images, C = 3 channels, S x S pixels.
 """
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from ann2snn_distill.data.inputs import Inputs
 from ann2snn_distill.data.seeding import stream, stream_seed
 from ann2snn_distill.data.splits import FolderSplit
 from ann2snn_distill.errors import BadInputError
+from ann2snn_distill.processes import usable_cpus
 
 CENTRE = 0.875
 """Share of the shorter side that the test crop shows, as in torchvision's and timm's evaluations."""
@@ -152,7 +152,7 @@ def _received(
     loader: DataLoader[_Batch] = DataLoader(
         images,  # type: ignore[arg-type]  # any object that answers a draw will do
         batch_sampler=batches,
-        num_workers=min(workers, _cpus()),  # more would only slow each other down, and torch warns
+        num_workers=min(workers, usable_cpus()),  # more would only slow each other down, and torch warns
         collate_fn=_collated,
         pin_memory=device.type == "cuda",
         worker_init_fn=_ignore_interrupts,
@@ -177,12 +177,6 @@ def _lost_worker(error: Exception) -> BadInputError:
     return BadInputError(
         f"a process that decodes images was lost ({reason}); memory may have run out: lower --workers or --batch-size"
     )
-
-
-def _cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _collated(samples: list[tuple[Tensor, int] | BadInputError]) -> _Batch:

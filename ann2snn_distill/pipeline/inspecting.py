@@ -1,5 +1,6 @@
 """`inspect`: the fate of every layer, on random weights."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from ann2snn_distill.conversion.partition import Stage, default_branches
 from ann2snn_distill.conversion.rules import Role
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.events import Observer
+from ann2snn_distill.pipeline.costing import training_cost
 from ann2snn_distill.pipeline.students import student_network
 from ann2snn_distill.recipes import SMALL_IMAGE
 from ann2snn_distill.reporting.inspection import Inspection, LayerFate, StageFate
@@ -41,7 +43,8 @@ def _inspected(target: str, settings: InspectSettings) -> Inspection:
         name, classes=settings.classes, img_size=size, stem=stem, model_kwargs=settings.model_kwargs
     )
     network = student_network(module, img_size=size, maxpool=settings.maxpool, coverage=settings.coverage)
-    return inspection(network, module, name=name, img_size=size, classes=settings.classes)
+    found = inspection(network, module, name=name, img_size=size, classes=settings.classes)
+    return found.model_copy(update={"training": training_cost(network, module, img_size=size, settings=settings)})
 
 
 def inspection(network: Partitioned, module: nn.Module, *, name: str, img_size: int, classes: int) -> Inspection:
@@ -79,15 +82,18 @@ def warnings_of(network: Partitioned) -> list[str]:
     texts = []
     if not default_branches(network.stages):
         texts.append("the network has no cut to guide at: guidance acts on the logits alone")
-    pools = [
-        fate.path
-        for fate in coverage(network.sites).layers
-        if fate.role is Role.ANALOG and "pool" in fate.operation.lower()
-    ]
+    analog = [fate for fate in coverage(network.sites).layers if fate.role is Role.ANALOG]
+    pools = [fate.path for fate in analog if "pool" in fate.operation.lower()]
     if pools:
         texts.append(
             f"max pools work on spikes ({len(pools)}, {pools[0]} first): neuromorphic chips may lack them; "
             "--maxpool avg replaces them"
+        )
+    others = Counter(fate.operation for fate in analog if "pool" not in fate.operation.lower())
+    if others:
+        named = ", ".join(f"{operation} ({count})" for operation, count in others.items())
+        texts.append(
+            f"operations on analog values stay under every --coverage: {named}; neuromorphic chips may lack them"
         )
     return texts
 
@@ -123,6 +129,7 @@ def _from_file(path: Path, settings: InspectSettings) -> InspectSettings:
             "model_kwargs": header.model_kwargs,
             "stem": header.stem,
             "classes": len(header.classes),
+            "timesteps": header.timesteps,
             "coverage": header.coverage,
             "maxpool": header.maxpool,
         }

@@ -90,13 +90,14 @@ def _memory(settings: TeachSettings, loaded: LoadedNetwork, data: Dataset, devic
     network = partitioned(loaded.module, img_size=data.img_size)
     execution = execution_of(settings, device)
     return step_memory(
-        "ann", network, network, positions=(), timesteps=1, execution=execution, data_bytes=device_bytes(data.train)
-    )
+        "ann", network, network, positions=(), timesteps=1, execution=execution, opt=settings.opt,
+        data_bytes=device_bytes(data.train),
+    )  # fmt: skip
 
 
 def _refuse_fixed(settings: TeachSettings) -> None:
     """Refuse what the teacher's recipe fixes, rather than ignore it."""
-    fixed = ("lr", "weight_decay", "opt", "warmup_epochs", "model_ema")
+    fixed = ("lr", "weight_decay", "warmup_epochs", "model_ema")
     given = [name for name in fixed if getattr(settings, name) != TeachSettings.model_fields[name].default]
     if given:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)

@@ -62,6 +62,8 @@ def cached_path(
         "amp": "float16" if fit_settings.amp and fit_settings.amp_dtype == "float16" else fit_settings.amp,
         "augmentation": repr(augmentation),
     }
+    if fit_settings.opt != "sgd":  # the key came later: what SGD trained keeps its name
+        determined_by["opt"] = fit_settings.opt
     text = json.dumps(determined_by, sort_keys=True, default=str)
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     name = f"{loaded.name.replace('/', '_').replace(':', '_')}-{dataset.name}-{digest}"

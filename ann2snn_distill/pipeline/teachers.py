@@ -151,9 +151,12 @@ def _train(
     settings: NetworkSettings,
 ) -> Taught:
     recipe = recipe_for(img_size=dataset.img_size, images=len(dataset.train))
-    defaults = FitSettings(batch_size=fit_settings.batch_size, grad_accum_steps=fit_settings.grad_accum_steps)
-    peak = resolved_fit(defaults, recipe, img_size=dataset.img_size, cuda=False)["lr"]
+    asked = {"batch_size", "grad_accum_steps", "opt"}
+    defaults = FitSettings(**fit_settings.model_dump(include=asked))
+    resolved = resolved_fit(defaults, recipe, img_size=dataset.img_size, cuda=False)
+    peak, decay = resolved["lr"], resolved["weight_decay"]
     assert isinstance(peak, float)
+    assert isinstance(decay, float)
     channels_last = device.type == "cuda"
     layout = torch.channels_last if channels_last else torch.contiguous_format
     module = loaded.module.to(device).to(memory_format=layout).train()
@@ -171,7 +174,7 @@ def _train(
         channels_last=channels_last,
     )
     execution = execution_of(fit_settings, device)
-    state = train_state({"teacher": module}, opt="sgd", weight_decay=recipe.sgd_decay, scaled=execution.scaled)
+    state = train_state({"teacher": module}, opt=fit_settings.opt, weight_decay=decay, scaled=execution.scaled)
     resume = resume_folder(path)
     result = fit(
         f"teacher {loaded.name}",

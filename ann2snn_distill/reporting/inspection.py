@@ -42,6 +42,17 @@ class LayerFate(_Part):
     macs: _Count | None = Field(None, description="multiply-accumulates for one image and timestep")
 
 
+class TrainingCost(_Part):
+    """What a step of the guided training would take on a GPU: compiled, in bfloat16, with the default branches."""
+
+    timesteps: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)] = Field(description="images a step")
+    memory_mib: Annotated[float, Field(gt=0)] = Field(description="peak of a step, by estimate, MiB")
+    gflop_per_image: Annotated[float, Field(ge=0)] = Field(
+        description="of convolutions and linear layers, teacher and branches included, 10^9 floating-point operations"
+    )
+
+
 class Inspection(_Part):
     """The fate of every layer of a network, printed by `inspect`."""
 
@@ -56,6 +67,7 @@ class Inspection(_Part):
         None, description="spiking share of all layers but those that read the image"
     )
     product_macs: _Count = Field(0, description="of matrix products of two activations, apart from the total")
+    training: TrainingCost | None = Field(None, description="what a training step would take; null if not estimated")
     warnings: tuple[str, ...] = ()
 
 

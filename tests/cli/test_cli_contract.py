@@ -26,7 +26,8 @@ FLAGS = {
     "--surrogate-width --init --alpha --branches --beta --temperature --coverage --maxpool --resume "
     "--val-interval --sampled-branches --finish-epochs --min-accuracy --max-drop --config --dry-run --json",
     "eval": "--dataset --data-dir --timesteps --device --batch-size --workers --skip-bad-images --json",
-    "inspect": "--all --img-size --model-kwargs --stem --classes --timesteps --coverage --maxpool --strict --json",
+    "inspect": "--all --img-size --model-kwargs --stem --classes --timesteps --batch-size --coverage --maxpool "
+    "--strict --json",
     "teach": NETWORK + FIT + "--output --overwrite --config --json",
     "batch": "--output --jobs --devices --retry-failed --dry-run --json",
     "bench": "--timesteps --batch-size --method --steps --img-size --classes --model-kwargs --stem --neuron --branches "

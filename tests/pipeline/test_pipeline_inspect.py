@@ -1,12 +1,14 @@
-"""`inspect`, `teach` and `--dry-run`: what is said before or without a conversion, and that it is true."""
+"""`inspect` and `--dry-run`: what is said before or without a conversion, and that it is true."""
 
 import json
 
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
 
+from ann2snn_distill.config import InspectSettings
+from ann2snn_distill.events import silent
+from ann2snn_distill.pipeline import surveying
 from ann2snn_distill.teacher import small_stem
 
 ARCHITECTURES = (
@@ -113,6 +115,16 @@ def test_inspect_all_takes_one_model_of_each_family_under_both_coverages(command
         assert fate["full"]["neurons"] == sum(stage["neurons"] for stage in full["stages"])
 
 
+@pytest.mark.parametrize(("count", "cpus", "expected"), [(98, 2, 2), (98, 1, 1), (98, 64, 12), (3, 64, 0)])
+def test_inspect_all_shares_its_families_out_between_the_processors(monkeypatch, count, cpus, expected):
+    asked, families = [], timm.list_modules()
+    monkeypatch.setattr(timm, "list_modules", lambda: families[:count])
+    monkeypatch.setattr(surveying, "usable_cpus", lambda: cpus)
+    monkeypatch.setattr(surveying, "in_processes", lambda work, values, *, processes: asked.append(processes) or ())
+    surveying.inspect_families(InspectSettings(all=True), silent)
+    assert asked == [expected]
+
+
 @pytest.mark.usefixtures("three_families")
 def test_inspect_all_shows_a_line_a_family_and_the_reasons(command):
     shown = command("inspect", "--all")
@@ -130,6 +142,8 @@ def test_inspect_all_shows_a_line_a_family_and_the_reasons(command):
         ((), "MODEL|CKPT is missing"),
         (("test_resnet", "--all"), "--all takes no MODEL|CKPT"),
         (("--all", "--img-size", 64), "leave out --img-size"),
+        (("--all", "--timesteps", 4), "--all estimates no training; leave out --timesteps and --batch-size"),
+        (("--all", "--batch-size", 64), "--all estimates no training; leave out --timesteps and --batch-size"),
     ],
 )
 def test_inspect_takes_a_model_or_all(command, arguments, text):
@@ -148,8 +162,18 @@ def test_inspect_shows_the_share_after_the_first_layer_and_the_products_of_atten
 
 def test_inspect_of_a_student_is_inspect_of_its_network(command, trained):
     of_file = json.loads(command("inspect", trained / "student.safetensors", "--json").out)
-    of_model = json.loads(command("inspect", "test_resnet", "--img-size", 16, "--classes", 10, "--json").out)
-    assert of_file == of_model
+    form = ("--img-size", 16, "--classes", 10, "--timesteps", of_file["training"]["timesteps"])
+    assert of_file == json.loads(command("inspect", "test_resnet", *form, "--json").out)
+
+
+@pytest.mark.parametrize("coverage", ["activations", "full"])
+def test_gates_and_other_operations_that_stay_analog_are_counted_in_a_warning(command, coverage):
+    gates = command("inspect", "test_efficientnet", "--coverage", coverage, "--json")
+    (text,) = json.loads(gates.out)["warnings"]
+    assert text.startswith("operations on analog values stay under every --coverage: Sigmoid (2), mul (2); ")
+    vit = json.loads(command("inspect", "test_vit", "--coverage", coverage, "--json").out)["warnings"]
+    assert "LayerNorm (13), scaled_dot_product_attention (6);" in vit[0]
+    assert not any("operations on analog" in text for text in coverage_of(command, "test_resnet")["warnings"])
 
 
 @pytest.mark.parametrize(("coverage", "percent", "code"), [("activations", 50, 4), ("full", 50, 0), ("full", 99, 4)])
@@ -193,37 +217,3 @@ def test_a_dry_run_says_what_the_run_then_does_and_writes_nothing(command, tiny,
     assert json.loads(again.out)["output"] == "runs/test_resnet-shades-t2-2"
     resumed = command("convert", *tiny, "--seed", 5, "--resume", "auto", "--json")
     assert (resumed.code, json.loads(resumed.out)) == (0, report)
-
-
-def test_teach_writes_a_teacher_that_convert_takes_as_it_is(command, shades, tiny, tmp_path):
-    options = "--img-size 16 --batch-size 12 --teacher-epochs 2 --device cpu"
-    output = ("--output", tmp_path / "teacher", "--json")
-    done = command("teach", "test_resnet", "--dataset", shades, *options.split(), *output)
-    assert done.code == 0, done.err
-    taught = json.loads(done.out)
-    path = tmp_path / "teacher" / "teacher.safetensors"
-    assert taught["path"] == str(path)
-    assert set(load_file(path)) == set(timm.create_model("test_resnet", num_classes=3).state_dict())
-    run = command("convert", *tiny, "--checkpoint", path, "--output", tmp_path / "run", "--json")
-    assert run.code == 0, run.err
-    report = json.loads(run.out)
-    assert report["teacher"] == {"top1": taught["top1"], "source": "checkpoint:teacher.safetensors"}
-    assert "teacher test_resnet:" not in run.err  # no training of it
-    twice = command("teach", "test_resnet", "--dataset", shades, *options.split(), *output)
-    assert twice.code == 2
-    assert "--overwrite" in twice.err
-
-
-def test_convert_takes_the_teacher_that_teach_left_in_the_cache(command, shades, tiny, tmp_path):
-    options = "--img-size 16 --batch-size 12 --teacher-epochs 1 --device cpu --seed 21"
-    done = command("teach", "test_resnet", "--dataset", shades, *options.split())
-    assert done.code == 0, done.err
-    run = command("convert", *tiny, "--seed", 21, "--output", tmp_path / "run")
-    assert "teacher: taken from" in run.err
-    assert "teacher test_resnet:" not in run.err
-
-
-def test_teach_refuses_what_its_recipe_fixes(command, tmp_path):
-    done = command("teach", "test_resnet", "--dataset", "digits", "--lr", 0.3, "--opt", "adamw")
-    assert done.code == 2
-    assert "--lr and --opt cannot be set for a teacher in this release" in done.err

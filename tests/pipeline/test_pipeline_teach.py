@@ -1,0 +1,53 @@
+"""`teach`: the teacher that `convert` then takes."""
+
+import json
+
+import timm
+import torch
+from safetensors.torch import load_file
+
+
+def test_teach_writes_a_teacher_that_convert_takes_as_it_is(command, shades, tiny, tmp_path):
+    options = "--img-size 16 --batch-size 12 --teacher-epochs 2 --device cpu"
+    output = ("--output", tmp_path / "teacher", "--json")
+    done = command("teach", "test_resnet", "--dataset", shades, *options.split(), *output)
+    assert done.code == 0, done.err
+    taught = json.loads(done.out)
+    path = tmp_path / "teacher" / "teacher.safetensors"
+    assert taught["path"] == str(path)
+    assert set(load_file(path)) == set(timm.create_model("test_resnet", num_classes=3).state_dict())
+    run = command("convert", *tiny, "--checkpoint", path, "--output", tmp_path / "run", "--json")
+    assert run.code == 0, run.err
+    report = json.loads(run.out)
+    assert report["teacher"] == {"top1": taught["top1"], "source": "checkpoint:teacher.safetensors"}
+    assert "teacher test_resnet:" not in run.err  # no training of it
+    twice = command("teach", "test_resnet", "--dataset", shades, *options.split(), *output)
+    assert twice.code == 2
+    assert "--overwrite" in twice.err
+
+
+def test_convert_takes_the_teacher_that_teach_left_in_the_cache(command, shades, tiny, tmp_path):
+    options = "--img-size 16 --batch-size 12 --teacher-epochs 1 --device cpu --seed 21"
+    done = command("teach", "test_resnet", "--dataset", shades, *options.split())
+    assert done.code == 0, done.err
+    run = command("convert", *tiny, "--seed", 21, "--output", tmp_path / "run")
+    assert "teacher: taken from" in run.err
+    assert "teacher test_resnet:" not in run.err
+
+
+def test_a_teacher_is_trained_by_the_optimiser_of_the_run(command, shades, tiny, tmp_path):
+    options = "--img-size 16 --batch-size 12 --teacher-epochs 1 --device cpu --seed 22"
+    trained = {}
+    for opt in ("sgd", "adamw"):
+        done = command("teach", "test_resnet", "--dataset", shades, *options.split(), "--opt", opt, "--json")
+        assert done.code == 0, done.err
+        trained[opt] = load_file(json.loads(done.out)["path"])["fc.weight"]
+    assert not torch.equal(trained["sgd"], trained["adamw"])
+    run = command("convert", *tiny, "--seed", 22, "--opt", "adamw", "--output", tmp_path / "run")
+    assert "teacher: taken from" in run.err
+
+
+def test_teach_refuses_what_its_recipe_fixes(command, tmp_path):
+    done = command("teach", "test_resnet", "--dataset", "digits", "--lr", 0.3, "--model-ema", 0.9)
+    assert done.code == 2
+    assert "--lr and --model-ema cannot be set for a teacher in this release" in done.err
