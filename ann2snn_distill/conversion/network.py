@@ -1,5 +1,6 @@
 """A timm model as a chain of stages: the ANN itself, and the base on which an SNN is built."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
@@ -31,23 +32,30 @@ class Partitioned:
 
 
 def partitioned(
-    model: nn.Module, *, img_size: int, rules: RuleBook = STANDARD_RULES, full_coverage: bool = False
+    model: nn.Module,
+    *,
+    img_size: int,
+    rules: RuleBook = STANDARD_RULES,
+    full_coverage: bool = False,
+    cuts: Sequence[str] = (),
 ) -> Partitioned:
-    """Trace a timm model and cut it at its `feature_info`.
+    """Trace a timm model and cut it at its `feature_info` and at the ends of the modules named in `cuts`.
 
     Args:
         model: the network; it is copied, never changed.
         img_size: image side, pixels.
         rules: what each operation is to an SNN.
         full_coverage: whether to insert neurons wherever a synapse would read analog values.
+        cuts: module paths in any order; cuts that are there anyway may be among them.
 
     Raises:
         UnsupportedModelError: it cannot be traced, or holds an operation without a rule.
+        UsageError: there can be no cut at a module of `cuts`.
     """
     sites = find_sites(trace(model, img_size=img_size, is_leaf=rules.is_leaf), rules)
     if full_coverage:
         sites = with_full_coverage(sites)
-    stages = partition(sites, feature_paths=_feature_paths(model), stem_path=_stem_path(model))
+    stages = partition(sites, feature_paths=_feature_paths(model), stem_path=_stem_path(model), cuts=cuts)
     return Partitioned(sites, stages)
 
 
