@@ -154,7 +154,7 @@ class ConvertSettings(NetworkSettings, FitSettings):
     )
     init: Literal["teacher", "scratch"] = Field("scratch", description="where the student's weights start")
     alpha: _Fraction = Field(0.5, description="share of guidance in each branch's loss")
-    branches: str = Field("auto", description="auto, none, or cut names separated by commas")
+    branches: str = Field("auto", description="auto, none, or names of cuts and paths of modules, separated by commas")
     sampled_branches: bool = Field(False, description="each image takes one of the branches, and not all: cheaper")
     beta: Literal["uniform", "decay"] = Field("uniform", description="weights of the branches")
     temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="temperature of guidance")
@@ -252,7 +252,7 @@ class BenchSettings(Frozen):
         "auto", description="small: no stride before the first stage (auto: for 64 px or less)"
     )
     neuron: NeuronName = Field("lif", description="neuron model")
-    branches: str = Field("auto", description="auto, none, or cut names separated by commas")
+    branches: str = Field("auto", description="auto, none, or names of cuts and paths of modules, separated by commas")
     sampled_branches: bool = Field(False, description="each image takes one of the branches, and not all: cheaper")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     amp: bool | None = Field(None, description="autocast (default: on a GPU)")

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ann2snn_distill.conversion.cuts import CLASSIFIER_CUT
 from ann2snn_distill.conversion.network import StagedAnn
-from ann2snn_distill.conversion.partition import CLASSIFIER_CUT, Stage, default_branches
+from ann2snn_distill.conversion.partition import Stage, default_branches
 from ann2snn_distill.errors import UsageError
 
 HEAD_BRANCH = "head"
@@ -136,30 +137,37 @@ def convoy(teacher: StagedAnn, features: Sequence[Tensor], entries: Sequence[int
     return torch.split(travelling, [len(feature) for feature in features])
 
 
+def named_cuts(wanted: str) -> tuple[str, ...]:
+    """Return the cuts that `--branches` names, at which networks are to be cut: none for auto and none."""
+    return tuple(name for name in _names(wanted) if name not in (HEAD_BRANCH, CLASSIFIER_CUT))
+
+
 def choose_positions(
     student: Sequence[Stage], teacher: Sequence[Stage], wanted: str, *, same_network: bool
 ) -> tuple[Position, ...]:
-    """Resolve `--branches`: auto, none, or cut names separated by commas.
+    """Resolve `--branches`: auto, none, or cut names separated by commas; early to late in the student.
 
-    Stages of different networks are matched by reduction, and by depth among those of one reduction.
+    The student is cut at `named_cuts` before, and so is the teacher if it is the same network. Stages of different
+    networks are matched by reduction, and by depth among those of one reduction.
 
     Raises:
         UsageError: a name that is no cut, or a cut without a counterpart in the teacher.
     """
     cuts = [stage.name for stage in student[:-1]]
-    features = [name for name in cuts if name != CLASSIFIER_CUT]
-    if wanted == "none":
-        return ()
-    names = default_branches(student) if wanted == "auto" else tuple(part.strip() for part in wanted.split(","))
+    features = [stage.name for stage in student[:-1] if stage.name != CLASSIFIER_CUT and not stage.named]
     positions = []
-    for name in names:
+    for name in default_branches(student) if wanted == "auto" else _names(wanted):
         cut = features[-1] if name == HEAD_BRANCH and features else name
         if cut not in cuts:
             raise UsageError(f"no cut is named '{name}'; this student has {', '.join([*cuts, HEAD_BRANCH])}")
         index = cuts.index(cut)
         counterpart = index if same_network else _counterpart(index, student, teacher)
         positions.append(Position(name, index, counterpart))
-    return tuple(positions)
+    return tuple(sorted(positions, key=lambda position: position.student))
+
+
+def _names(wanted: str) -> tuple[str, ...]:
+    return () if wanted in ("auto", "none") else tuple(part.strip() for part in wanted.split(","))
 
 
 def freeze(teacher: StagedAnn) -> StagedAnn:

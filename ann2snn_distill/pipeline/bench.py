@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ann2snn_distill.config import BenchSettings, ConvertSettings
 from ann2snn_distill.conversion.network import Partitioned, StagedAnn, partitioned
 from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
-from ann2snn_distill.distillation.branches import HybridBranches, choose_positions
+from ann2snn_distill.distillation.branches import HybridBranches, choose_positions, named_cuts
 from ann2snn_distill.distillation.cost import step_flop, work
 from ann2snn_distill.distillation.objectives import AnnObjective, Objective
 from ann2snn_distill.distillation.traffic import flow, step_traffic
@@ -200,7 +200,8 @@ class _Bench:
             settings.model, classes=settings.classes, img_size=size, stem=settings.stem,
             model_kwargs=settings.model_kwargs, seed=seed,
         )  # fmt: skip
-        return partitioned(module, img_size=size)
+        cuts = named_cuts(settings.branches) if self._case.method == "hybrid" else ()
+        return partitioned(module, img_size=size, cuts=cuts)
 
     def _spiking(self) -> SpikingNetwork:
         settings = ConvertSettings(model=self._settings.model, neuron=self._settings.neuron)

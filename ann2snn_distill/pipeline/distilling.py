@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ann2snn_distill.conversion.network import StagedAnn, partitioned
+from ann2snn_distill.conversion.network import StagedAnn
 from ann2snn_distill.conversion.student import SpikingNetwork
 from ann2snn_distill.data.batches import TrainBatches, train_batches
 from ann2snn_distill.data.splits import ImageSplit, Split, spread
@@ -18,7 +18,7 @@ from ann2snn_distill.pipeline.memory import USABLE, explained
 from ann2snn_distill.pipeline.objectives import Validation, epoch_metrics, finish_of, objective_of
 from ann2snn_distill.pipeline.outputs import FREE_SETTINGS, RESUME_FOLDER, write_metrics
 from ann2snn_distill.pipeline.planning import Prepared
-from ann2snn_distill.pipeline.students import new_student
+from ann2snn_distill.pipeline.students import guide_network, new_student
 from ann2snn_distill.pipeline.teacher_cache import Taught
 from ann2snn_distill.pipeline.teachers import augmentation_of, execution_of, images_a_step, interval_of, piece_of
 from ann2snn_distill.training.fit import EpochMetrics, FitResult, Plan, Schedule, fit
@@ -93,7 +93,7 @@ class Distillation:
 
 def new_distillation(run: Prepared, taught: Taught) -> Distillation:
     """Build the networks of a run on its device, around a teacher that knows the data."""
-    teacher = StagedAnn(partitioned(taught.network.module, img_size=run.dataset.img_size)).to(run.device)
+    teacher = StagedAnn(guide_network(run.settings, taught.network)).to(run.device)
     calibration = _first_images(run, taught, _CALIBRATION_IMAGES)
     student = new_student(run.settings, taught.network, calibration, seed=run.settings.seed).to(run.device)
     with torch.random.fork_rng():

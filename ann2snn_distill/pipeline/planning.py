@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from ann2snn_distill.config import ConvertSettings, FitSettings, NetworkSettings
-from ann2snn_distill.conversion.network import Partitioned, partitioned
+from ann2snn_distill.conversion.network import Partitioned
 from ann2snn_distill.data.batches import device_bytes
 from ann2snn_distill.data.datasets import NAMES, Dataset, load_dataset
 from ann2snn_distill.distillation.branches import Position, choose_positions
@@ -18,7 +18,7 @@ from ann2snn_distill.pipeline.machine import choose_device, device_name, memory_
 from ann2snn_distill.pipeline.memory import USABLE, StepMemory, in_pieces, step_memory
 from ann2snn_distill.pipeline.outputs import check_output, check_same_run, resolve_output
 from ann2snn_distill.pipeline.refusing import check_finish, check_fit, refuse_twice
-from ann2snn_distill.pipeline.students import student_module, student_network
+from ann2snn_distill.pipeline.students import convert_network, guide_network, is_same_network, student_module
 from ann2snn_distill.pipeline.teachers import (
     execution_of,
     images_a_step,
@@ -84,9 +84,9 @@ def prepare(settings: ConvertSettings) -> Prepared:
     check_finish(resolved)
     loaded = load_teacher(resolved, dataset)
     student, inspected = _student(resolved, loaded)
-    teacher = partitioned(loaded.module, img_size=loaded.img_size)
+    teacher = guide_network(resolved, loaded)
     wanted = resolved.branches if resolved.method == "hybrid" else "none"
-    same = (resolved.student or loaded.name) == loaded.name
+    same = is_same_network(resolved, loaded)
     positions = choose_positions(student.stages, teacher.stages, wanted, same_network=same)
     refuse_twice([position.name for position in positions])
     memory = _memory(resolved, dataset, device, student, teacher, positions)
@@ -200,6 +200,6 @@ def plan(settings: ConvertSettings, observe: Observer) -> dict[str, Any]:
 def _student(settings: ConvertSettings, loaded: LoadedNetwork) -> tuple[Partitioned, Inspection]:
     name = settings.student or loaded.name
     module = student_module(settings, loaded, seed=settings.seed)
-    network = student_network(module, img_size=loaded.img_size, maxpool=settings.maxpool, coverage=settings.coverage)
+    network = convert_network(settings, module, img_size=loaded.img_size)
     found = inspection(network, module, name=name, img_size=loaded.img_size, classes=loaded.classes)
     return network, found

@@ -1,6 +1,6 @@
 """Building the student: from settings and a teacher, or from a file's header."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -10,17 +10,45 @@ from ann2snn_distill.conversion.calibration import activation_names, thresholds_
 from ann2snn_distill.conversion.canonical import average_pooled
 from ann2snn_distill.conversion.network import Partitioned, partitioned
 from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
+from ann2snn_distill.distillation.branches import named_cuts
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.neurons.equations import NeuronModel
 from ann2snn_distill.teacher import LoadedNetwork, build_network, rebuilt_network
 
 
-def student_network(module: nn.Module, *, img_size: int, maxpool: str, coverage: str) -> Partitioned:
-    """Partition a network as a student: with the pooling and the coverage asked for."""
+def student_network(
+    module: nn.Module, *, img_size: int, maxpool: str, coverage: str, cuts: Sequence[str] = ()
+) -> Partitioned:
+    """Partition a network as a student: with the pooling, the coverage and the further cuts asked for."""
     if coverage not in ("activations", "full") or maxpool not in ("keep", "avg"):
         raise UsageError(f"coverage {coverage!r} with max pooling {maxpool!r} is not known to this release")
     source = average_pooled(module) if maxpool == "avg" else module
-    return partitioned(source, img_size=img_size, full_coverage=coverage == "full")
+    return partitioned(source, img_size=img_size, full_coverage=coverage == "full", cuts=cuts)
+
+
+def convert_network(settings: ConvertSettings, module: nn.Module, *, img_size: int) -> Partitioned:
+    """Partition a network as the student of resolved settings, cut where its branches are to stand.
+
+    Raises:
+        UsageError: --branches names a module at which there can be no cut.
+    """
+    maxpool, coverage = settings.maxpool, settings.coverage
+    return student_network(module, img_size=img_size, maxpool=maxpool, coverage=coverage, cuts=_cuts(settings))
+
+
+def guide_network(settings: ConvertSettings, teacher: LoadedNetwork) -> Partitioned:
+    """Partition a teacher: at the student's cuts if the student is the same network, at its own otherwise."""
+    cuts = _cuts(settings) if is_same_network(settings, teacher) else ()
+    return partitioned(teacher.module, img_size=teacher.img_size, cuts=cuts)
+
+
+def is_same_network(settings: ConvertSettings, teacher: LoadedNetwork) -> bool:
+    """Return whether the student has the teacher's architecture."""
+    return settings.student in (None, teacher.name)
+
+
+def _cuts(settings: ConvertSettings) -> tuple[str, ...]:
+    return named_cuts(settings.branches) if settings.method == "hybrid" else ()
 
 
 def student_module(settings: ConvertSettings, teacher: LoadedNetwork, *, seed: int) -> nn.Module:
@@ -54,7 +82,7 @@ def new_student(settings: ConvertSettings, teacher: LoadedNetwork, calibration: 
         seed: of the random weights.
     """
     module = student_module(settings, teacher, seed=seed)
-    network = student_network(module, img_size=teacher.img_size, maxpool=settings.maxpool, coverage=settings.coverage)
+    network = convert_network(settings, module, img_size=teacher.img_size)
     model = neuron_model(settings)
     if settings.init == "teacher":
         thresholds = thresholds_of_ann(network.sites, calibration, settings.timesteps, neuron=model)
@@ -89,7 +117,9 @@ def _network_of(header: SnnHeader, shapes: Mapping[str, tuple[int, ...]]) -> Par
             model_kwargs=header.model_kwargs,
             shapes=shapes,
         )
-        return student_network(module, img_size=header.img_size, maxpool=header.maxpool, coverage=header.coverage)
+        return student_network(
+            module, img_size=header.img_size, maxpool=header.maxpool, coverage=header.coverage, cuts=header.cuts
+        )
     except UsageError as error:  # the user did not choose these values: the file did
         raise BadInputError(
             f"the file's network cannot be built here: {error} (the file was written with timm "

@@ -12,10 +12,18 @@ from ann2snn_distill.neurons.equations import LIF
 SIDE, CLASSES = 32, 10
 
 
+KEYWORDS = {
+    "test_vit": {"img_size": SIDE},
+    "swin_tiny_patch4_window7_224": {
+        "img_size": SIDE, "window_size": 4, "embed_dim": 8, "depths": (2, 2), "num_heads": (2, 2),
+    },
+}  # fmt: skip
+
+
 def build(name, seed):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = timm.create_model(name, num_classes=CLASSES).double()
+        model = timm.create_model(name, num_classes=CLASSES, **KEYWORDS.get(name, {})).double()
         with torch.no_grad():
             for module in model.modules():
                 if isinstance(module, nn.BatchNorm2d):
@@ -34,16 +42,16 @@ def model():
 
 @pytest.fixture(scope="session")
 def ann():
-    """Name, seed -> its staged form."""
-    return lambda name, seed=0: StagedAnn(partitioned(build(name, seed), img_size=SIDE)).eval()
+    """Name, seed, named cuts -> its staged form."""
+    return lambda name, seed=0, cuts=(): StagedAnn(partitioned(build(name, seed), img_size=SIDE, cuts=cuts)).eval()
 
 
 @pytest.fixture(scope="session")
 def snn():
-    """Name, seed -> an SNN of it."""
+    """Name, seed, named cuts -> an SNN of it."""
 
-    def make(name, seed=1):
-        cut = partitioned(build(name, seed), img_size=SIDE)
+    def make(name, seed=1, cuts=()):
+        cut = partitioned(build(name, seed), img_size=SIDE, cuts=cuts)
         return SpikingNetwork(cut, LIF, thresholds=uniform_thresholds(cut.sites.neuron_names(), 0.5)).double()
 
     return make

@@ -15,11 +15,21 @@ from ann2snn_distill.distillation.branches import (
     choose_positions,
     convoy,
     freeze,
+    named_cuts,
 )
 from ann2snn_distill.errors import UsageError
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
-FAMILIES = ["test_resnet", "resnetv2_18", "mobilenetv2_050", "regnetx_002"]
+FAMILIES = {
+    "test_resnet": ["conv1.2"],
+    "resnet18": ["layer1.0", "layer2.0", "layer3.0"],
+    "resnetv2_18": [],
+    "mobilenetv2_050": ["blocks.1.0", "blocks.3", "bn2"],
+    "regnetx_002": [],
+    "test_vit": ["blocks.3"],
+    "swin_tiny_patch4_window7_224": ["layers.0.blocks.0", "layers.1.blocks.0"],
+}
+"""Network -> the cuts that are named; the others are its own."""
 
 
 def every_cut(staged):
@@ -33,7 +43,8 @@ def random_like(feature, seed):
 @torch.no_grad()
 @pytest.mark.parametrize("name", FAMILIES)
 def test_identity_projection_of_the_teachers_features_gives_its_logits_at_every_cut(ann, model, batch, name):
-    teacher, x = ann(name), batch[0]
+    teacher, x = ann(name, cuts=FAMILIES[name]), batch[0]
+    assert set(FAMILIES[name]) <= {stage.name for stage in teacher.stages}
     branches = HybridBranches(teacher.stages, teacher, every_cut(teacher)).double()
     for projection in branches.projections:
         weight = projection.map.weight
@@ -49,7 +60,7 @@ def test_identity_projection_of_the_teachers_features_gives_its_logits_at_every_
 @torch.no_grad()
 @pytest.mark.parametrize("name", FAMILIES)
 def test_convoy_equals_separate_tails(ann, batch, name):
-    teacher, x = ann(name), batch[0]
+    teacher, x = ann(name, cuts=FAMILIES[name]), batch[0]
     shapes = teacher.features(x)
     features = [random_like(feature, seed) for seed, feature in enumerate(shapes[:-1])]
     entries = list(range(len(features)))
@@ -186,6 +197,40 @@ def test_named_branches_are_resolved(ann):
         ("fc", "fc"),
     ]
     assert choose_positions(stages, stages, "none", same_network=True) == ()
+
+
+def test_cuts_to_be_made_are_those_that_are_named_and_no_words():
+    assert named_cuts("layer2.0, head,fc,layer1") == ("layer2.0", "layer1")
+    assert named_cuts("auto") == named_cuts("none") == ()
+
+
+def test_branches_at_named_cuts_come_early_to_late_and_the_words_keep_their_meaning(ann, snn, batch):
+    wanted = "head,bn2,blocks.2,blocks.1.0"
+    student, teacher = (make("mobilenetv2_050", cuts=named_cuts(wanted)) for make in (snn, ann))
+    places = choose_positions(student.stages, teacher.stages, wanted, same_network=True)
+    assert [(place.name, student.stages[place.student].name) for place in places] == [
+        ("blocks.1.0", "blocks.1.0"), ("blocks.2", "blocks.2"), ("head", "blocks.6"), ("bn2", "bn2"),
+    ]  # fmt: skip
+    assert all(place.teacher == place.student for place in places)
+    own = ann("mobilenetv2_050").stages
+    found = choose_positions(student.stages, teacher.stages, "auto", same_network=True)
+    assert [place.name for place in found] == [p.name for p in choose_positions(own, own, "auto", same_network=True)]
+    branches = HybridBranches(student.stages, teacher, places).double()
+    with torch.no_grad():
+        logits = branches(student.in_inference.mean_features(batch[0], 2))
+    assert {name: tuple(found.shape) for name, found in logits.items()} == dict.fromkeys(
+        ["blocks.1.0", "blocks.2", "head", "bn2"], (4, 10)
+    )
+
+
+def test_a_named_cut_of_another_network_matches_by_depth_among_the_teachers_own(ann, snn):
+    wanted = "layer3,layer3.0,layer1.0"
+    student, teacher = snn("resnet18", cuts=named_cuts(wanted)).stages, ann("mobilenetv2_050").stages
+    places = choose_positions(student, teacher, wanted, same_network=False)
+    assert [(place.name, teacher[place.teacher].name) for place in places] == [
+        ("layer1.0", "blocks.1"), ("layer3.0", "blocks.4"), ("layer3", "blocks.4"),
+    ]  # fmt: skip
+    assert [place.name for place in places] == [student[place.student].name for place in places]
 
 
 def test_an_unknown_cut_is_refused_with_the_known_ones(ann):
