@@ -26,7 +26,8 @@ def training_cost(student: Partitioned, module: nn.Module, *, img_size: int, set
         settings: timesteps, and images a step or None for the recipe's.
     """
     plain = settings.coverage == "activations" and settings.maxpool == "keep"
-    teacher = student if plain else partitioned(module, img_size=img_size)
+    named = [stage.name for stage in student.stages if stage.named]
+    teacher = student if plain else partitioned(module, img_size=img_size, cuts=named)
     positions = choose_positions(student.stages, teacher.stages, "auto", same_network=True)
     timesteps, batch = settings.timesteps, settings.batch_size or _recipe_batch(img_size)
     memory = step_memory("hybrid", student, teacher, positions=positions, timesteps=timesteps, execution=_ON_A_GPU)

@@ -1,7 +1,7 @@
 """`inspect`: the fate of every layer, on random weights."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,20 +29,21 @@ def inspect(target: str, *, settings: InspectSettings, observe: Observer) -> Ins
     if Path(target).suffix == ".safetensors":
         path = Path(target)
         try:
-            rebuilt = _from_file(path, settings)
-            return _inspected(str(rebuilt.model), rebuilt)
+            rebuilt, cuts = _from_file(path, settings)
+            return _inspected(str(rebuilt.model), rebuilt, cuts=cuts)
         except UsageError as error:  # the user did not choose these values: the file did
             raise BadInputError(f"the network of {path} cannot be built here: {error}") from error
     return _inspected(target, settings)
 
 
-def _inspected(target: str, settings: InspectSettings) -> Inspection:
+def _inspected(target: str, settings: InspectSettings, *, cuts: Sequence[str] = ()) -> Inspection:
     name = resolve_model_name(target)
     size, stem = network_form(name, settings.img_size, settings.stem, settings.model_kwargs)
     module = build_blueprint(
         name, classes=settings.classes, img_size=size, stem=stem, model_kwargs=settings.model_kwargs
     )
-    network = student_network(module, img_size=size, maxpool=settings.maxpool, coverage=settings.coverage)
+    maxpool, covering = settings.maxpool, settings.coverage
+    network = student_network(module, img_size=size, maxpool=maxpool, coverage=covering, cuts=cuts)
     found = inspection(network, module, name=name, img_size=size, classes=settings.classes)
     return found.model_copy(update={"training": training_cost(network, module, img_size=size, settings=settings)})
 
@@ -112,7 +113,8 @@ def _stage(network: Partitioned, stage: Stage, *, branch: bool) -> StageFate:
     )
 
 
-def _from_file(path: Path, settings: InspectSettings) -> InspectSettings:
+def _from_file(path: Path, settings: InspectSettings) -> tuple[InspectSettings, tuple[str, ...]]:
+    """Return the settings that a file's header stands for, and its cuts."""
     header, index = read_header_and_index(path)
     check_rebuild(
         header.student,
@@ -122,7 +124,7 @@ def _from_file(path: Path, settings: InspectSettings) -> InspectSettings:
         model_kwargs=header.model_kwargs,
         shapes=index.shapes,
     )
-    return settings.model_copy(
+    rebuilt = settings.model_copy(
         update={
             "model": header.student,
             "img_size": header.img_size,
@@ -134,6 +136,7 @@ def _from_file(path: Path, settings: InspectSettings) -> InspectSettings:
             "maxpool": header.maxpool,
         }
     )
+    return rebuilt, header.cuts
 
 
 def network_form(

@@ -27,6 +27,9 @@ def test_a_run_cuts_where_it_is_told_as_planned_and_its_file_evaluates_equally(c
     assert list(read_header(tmp_path / "run" / "student.safetensors").cuts) == ["conv1.2", *OWN]
     again = command("eval", tmp_path / "run" / "student.safetensors", "--json", "--device", "cpu")
     assert json.loads(again.out)["student"] == report["student"]
+    shown = json.loads(command("inspect", tmp_path / "run" / "student.safetensors", "--json").out)
+    assert [stage["name"] for stage in shown["stages"]] == ["conv1.2", *OWN, "head"]
+    assert [stage["name"] for stage in shown["stages"] if stage["branch"]] == ["layer1", "layer2", "layer3"]
 
 
 @pytest.mark.parametrize("words", ["--branches auto", "--branches layer2,head,fc", "--method rate --branches layer1.0"])
