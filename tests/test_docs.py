@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from ann2snn_distill.cli.app import app, run
 from ann2snn_distill.cli.options import MODEL
 from ann2snn_distill.cli.resolve import Positional, resolve
+from ann2snn_distill.cli.runs_file import read_runs
 from ann2snn_distill.config import BatchSettings, ConvertSettings, EvalSettings, InspectSettings, TeachSettings
 
 ROOT = Path(__file__).parent.parent
@@ -187,7 +188,14 @@ def test_no_page_speaks_of_this_machine() -> None:
 
 
 def test_the_example_of_a_batch_is_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["batch", str(ROOT / "docs" / "runs.toml"), "--dry-run", "--json"]) == 0
+    assert run(["batch", str(ROOT / "docs" / "runs" / "digits.toml"), "--dry-run", "--json"]) == 0
     runs = json.loads(capsys.readouterr().out)
     assert len(runs) == 13
     assert {found["state"] for found in runs} == {"waiting"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "runs").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_file_of_runs_holds_runs_with_known_settings_and_names_of_their_own(path: Path) -> None:
+    names = [named.name for named in read_runs(path)]
+    assert len(names) == len(set(names)) >= 4
+    assert f"snn-distill batch docs/runs/{path.name}" in path.read_text(encoding="utf-8")

@@ -16,6 +16,9 @@ from ann2snn_distill.errors import SnnDistillError, UsageError
 _HOST_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "can't start new thread", "bad_alloc")
 """What torch's and Python's plain RuntimeErrors say when the machine's own memory is at its end."""
 
+_ONEDNN = ("could not create a primitive", "could not create a memory object", "could not execute a primitive")
+"""All that torch's library for CPUs says where it cannot allocate; what it does not support has longer texts."""
+
 FAILED = 1
 
 
@@ -33,19 +36,25 @@ def exit_codes() -> Iterator[None]:
     except OSError as error:
         _fail(_describe(error), code=FAILED)
     except (MemoryError, RuntimeError) as error:
+        if str(error) in _ONEDNN:
+            _fail(_given_up(error), code=FAILED)
         if not _is_out_of_memory(error):
             raise
         _fail("out of memory; try a smaller --batch-size", code=FAILED)
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # what a library in Rust raises: no Exception, and of no module
             raise
-        _fail(f"a library gave up ({error}), as it does out of memory; try a smaller --batch-size", code=FAILED)
+        _fail(_given_up(error), code=FAILED)
 
 
 def _fail(text: str, *, code: int) -> NoReturn:
     with suppress(OSError):
         print(f"error: {text}", file=sys.stderr, flush=True)
     raise typer.Exit(code) from None
+
+
+def _given_up(error: BaseException) -> str:
+    return f"a library gave up ({error}), as it does out of memory; try a smaller --batch-size"
 
 
 def _describe(error: OSError) -> str:

@@ -4,7 +4,7 @@ Choices are drawn as small tensors on the CPU and then moved, so that CPU and CU
 Shapes: N or B images, C channels, H x W pixels, K classes.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -29,8 +29,8 @@ class Augmentation:
     cutout: int = 0
     mixup: float = 0.0
     cutmix: float = 0.0
-    mixup_prob: float = 1.0
-    mixup_off_epoch: int = 0
+    mixup_prob: float = field(default=1.0, repr=False)  # cached teachers are named by the rest
+    mixup_off_epoch: int = field(default=0, repr=False)
     smoothing: float = 0.0
 
     def in_epoch(self, epoch: int) -> "Augmentation":

@@ -120,8 +120,8 @@ def apply(images_NCHW: Tensor, choices: Choices) -> Tensor:
 def _groups(choices: Choices, step: int, device: torch.device) -> Iterator[tuple[tuple[int, bool], Tensor]]:
     """Yield sub-policy, sign and images (M,) of every group whose operation `step` applies.
 
-    By one sort in numpy: a mask a group is 75 parallel operations on the CPU, whose threads wait for each other. For
-    50,000 images that took 18 ms alone and 2.6 s beside other work (2 cores, torch 2.14.1); this takes 2 and 11 ms.
+    By one sort in numpy: a mask a group is 75 parallel operations on the CPU, whose threads wait for each other. Beside
+    other work they took 18 ms at best and 2.6 s in the median (50,000 images, 2 cores, torch 2.14.1), this 2 to 11 ms.
     """
     policy_N = choices.policy_N.numpy()
     signed_P = np.array([operations[step][0] in _TWO_SIDED for operations in CIFAR10_POLICY])

@@ -62,8 +62,11 @@ def cached_path(
         "amp": "float16" if fit_settings.amp and fit_settings.amp_dtype == "float16" else fit_settings.amp,
         "augmentation": repr(augmentation),
     }
-    if fit_settings.opt != "sgd":  # the key came later: what SGD trained keeps its name
+    # these came later: teachers that were trained without them keep their names
+    if fit_settings.opt != "sgd":
         determined_by["opt"] = fit_settings.opt
+    if (mixing := (augmentation.mixup_prob, augmentation.mixup_off_epoch)) != (1.0, 0):
+        determined_by["mixing"] = mixing
     text = json.dumps(determined_by, sort_keys=True, default=str)
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     name = f"{loaded.name.replace('/', '_').replace(':', '_')}-{dataset.name}-{digest}"

@@ -31,6 +31,11 @@ FAILURES = [
     (torch.OutOfMemoryError("CUDA"), 1, "out of memory; try a smaller --batch-size"),
     (MemoryError(), 1, "out of memory"),
     (type("PanicException", (BaseException,), {})("null"), 1, "a library gave up (null), as it does out of memory"),
+    (
+        RuntimeError("could not create a primitive"),
+        1,
+        "a library gave up (could not create a primitive), as it does out",
+    ),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), 1, "out of memory"),
 ]
 

@@ -125,6 +125,6 @@ def test_a_damaged_cached_teacher_is_trained_again_and_said_so(command, tiny, ca
     path.write_bytes(path.read_bytes()[:1000])
     done = command("convert", *tiny, "--seed", 11, "--output", tmp_path / "second")
     assert done.code == 0
-    assert f"warning: the cached teacher {path} cannot be read" in done.err
+    assert f"warning: the cached teacher {path} is damaged (" in done.err
     first, second = (load_file(tmp_path / name / "student.safetensors") for name in ("first", "second"))
     assert all(torch.equal(first[name], second[name]) for name in first)

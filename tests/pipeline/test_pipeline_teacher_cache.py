@@ -18,13 +18,14 @@ from ann2snn_distill.events import Caution, EpochDone
 def teaching(shades, tmp_path):
     """Teach in a cache of one's own; give the cached file, its bytes, the cautions, and the epochs trained."""
 
-    def run():
+    def run(**changes):
         values = {"model": "test_resnet", "dataset": str(shades), "img_size": 16, "batch_size": 12}
-        settings = TeachSettings.model_validate(values | {"teacher_epochs": 2, "device": "cpu", "workers": 0})
+        values |= {"teacher_epochs": 2, "device": "cpu", "workers": 0} | changes
+        settings = TeachSettings.model_validate(values)
         events = []
         with mock.patch.dict(os.environ, {"SNN_DISTILL_CACHE": str(tmp_path)}):
             pipeline.teach(settings, events.append)
-        (path,) = (tmp_path / "teachers").glob("*.safetensors")
+        path = max((tmp_path / "teachers").glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
         cautions = [event.text for event in events if isinstance(event, Caution)]
         tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}  # the file's own follow it
         return path, tensors, cautions, sum(isinstance(event, EpochDone) for event in events)
@@ -89,3 +90,11 @@ def test_a_teacher_of_an_earlier_release_is_taken_and_its_lack_of_a_checksum_tol
     assert epochs == 0
     assert caution == f"the cached teacher {path} has no checksum; if it may be damaged, remove it to train it again"
     assert path.read_bytes() == before
+
+
+def test_teachers_of_other_augmentations_and_optimisers_are_other_teachers(teaching):
+    changes = [{}, {"cutmix": 1.0}, {"cutmix": 1.0, "mixup_prob": 0.5}, {"cutmix": 1.0, "mixup_off_epoch": 1}]
+    changes += [{"opt": "adamw"}]
+    trained = [teaching(**change) for change in changes]
+    assert [epochs for _, _, _, epochs in trained] == [2] * len(changes)
+    assert len({path for path, _, _, _ in trained}) == len(changes)

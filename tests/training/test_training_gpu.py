@@ -132,9 +132,12 @@ def test_a_measurement_that_waits_for_the_device_is_made_batch_by_batch():
 
 PLAIN = {"torchcompile": False, "amp": False}
 EXACT = {"deterministic": True}
+HALF = EXACT | {"amp_dtype": "float16"}
 
 
-@pytest.mark.parametrize("changes", [EXACT | PLAIN, EXACT, {}], ids=["plain", "compiled and captured", "default"])
+@pytest.mark.parametrize(
+    "changes", [EXACT | PLAIN, EXACT, HALF, {}], ids=["plain", "compiled and captured", "float16", "default"]
+)
 @pytest.mark.parametrize(("kind", "after"), [(EpochDone, 2), (StepsDone, 3)], ids=["after an epoch", "within one"])
 def test_a_resumed_run_equals_an_uninterrupted_one_on_cuda(tmp_path, monkeypatch, changes, kind, after):
     """Bit for bit with deterministic algorithms; by default the run is whole, and its report complete."""
