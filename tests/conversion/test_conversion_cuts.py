@@ -101,9 +101,9 @@ def test_named_cuts_change_no_spike_of_a_student_and_no_gradient_of_its_rate_pas
     assert plain.activity(x, TIMESTEPS) == finer.activity(x, TIMESTEPS)
     found = []
     for student in (plain, finer):
-        programs = student.in_training
-        logits = programs.rate(x, TIMESTEPS, programs.observe(x, TIMESTEPS))[-1]
-        F.cross_entropy(logits, target).backward()
+        for programs in (student.in_training, student.in_training_fused):
+            logits = programs.rate(x, TIMESTEPS, programs.observe(x, TIMESTEPS))[-1]
+            F.cross_entropy(logits, target).backward()
         found.append((logits.detach(), {key: value.grad for key, value in student.body.named_parameters()}))
     (logits, gradients), (others, finer_gradients) = found
     assert torch.equal(logits, others)
