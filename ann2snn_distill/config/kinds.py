@@ -1,0 +1,54 @@
+"""Kinds of values that settings have, with their units and bounds, and the base of every settings model."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+Method = Literal["hybrid", "rate", "bptt"]
+NeuronName = Literal["lif", "if"]
+ResetName = Literal["soft", "soft-detached", "hard"]
+OptimizerName = Literal["sgd", "adamw"]
+AutoAugmentName = Literal["none", "cifar10", "imagenet", "rand", "trivial"]
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+def _number_as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _checked_interval(value: str) -> str:
+    number = re.fullmatch(r"([1-9]\d*)|(\d+(\.\d+)?)m", value)
+    if number is None or (number[2] and float(number[2]) == 0):
+        raise PydanticCustomError("interval", "neither epochs nor minutes")
+    return value
+
+
+Interval = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_checked_interval)]
+"""`2`: every second epoch; `5m`: every five minutes, in the middle of an epoch too."""
+
+
+def _checked_batch(value: int | str) -> int | str:
+    if value == "auto":
+        return value
+    try:
+        number = int(value)
+    except ValueError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise PydanticCustomError("batch", "no number of images")
+    return number
+
+
+BatchSize = Annotated[int | str, AfterValidator(_checked_batch)]
+"""A number of images, or `auto`."""
+
+
+class Frozen(BaseModel):
+    """Base of every settings model: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
