@@ -9,6 +9,9 @@ demo: .venv/.installed
 	$(BIN)/snn-distill convert test_resnet --dataset digits --timesteps 4 --output runs/demo --overwrite
 	$(BIN)/snn-distill eval runs/demo/student.safetensors
 
+# The networks of the tests are too small for threads, which wait for each other wherever other work runs.
+test test-slow: export OMP_NUM_THREADS = 1
+
 test: .venv/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
