@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow format clean
+.PHONY: demo test test-runs test-parts test-slow format clean
 
 demo: .venv/.installed
 	$(BIN)/snn-distill convert test_resnet --dataset digits --timesteps 4 --output runs/demo --overwrite
@@ -17,7 +17,14 @@ test: .venv/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(MAKE) -j2 --output-sync=target --no-print-directory test-runs test-parts
+
+# Half of the time each, side by side: what runs whole trainings, and the rest.
+test-runs:
+	$(BIN)/pytest tests/pipeline tests/training
+
+test-parts:
+	$(BIN)/pytest --ignore=tests/pipeline --ignore=tests/training
 
 test-slow: .venv/.installed-test
 	$(BIN)/pytest -m "(slow or zoo) and not gpu"
