@@ -14,7 +14,7 @@ from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.pipeline.machine import choose_device
 from ann2snn_distill.pipeline.outputs import FREE_SETTINGS
 from ann2snn_distill.pipeline.planning import dataset_of, settled
-from ann2snn_distill.pipeline.refusing import check_finish, check_fit
+from ann2snn_distill.pipeline.refusing import check_fit, check_spans
 from ann2snn_distill.teacher import resolve_model_name
 
 _DIGITS = 10
@@ -92,7 +92,7 @@ def _job(run: NamedRun, data: Dataset) -> Job:
     device = _said_of(run, choose_device, run.settings.device)
     settings: ConvertSettings = settled(run.settings, data, device)
     _said_of(run, check_fit, settings, data)
-    _said_of(run, check_finish, settings)
+    _said_of(run, check_spans, settings)
     determined_by = settings.model_dump(mode="json", exclude=set(FREE_SETTINGS)) | {
         "data": data.fingerprint,
         "weights": None if settings.checkpoint is None else _digest(settings.checkpoint),

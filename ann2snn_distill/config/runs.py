@@ -97,6 +97,9 @@ class ConvertSettings(NetworkSettings, FitSettings):
     output: Path | None = Field(None, description="output folder (default: runs/MODEL-DATASET-tT-N)")
     overwrite: bool = Field(False, description="replace what a non-empty output folder holds")
     method: Method = Field("hybrid", description="hybrid guidance, rate without guidance, or bptt")
+    quantized_epochs: Annotated[int, Field(ge=0)] = Field(
+        0, description="of --epochs the first so many train the ANN with the T+1 levels of its neurons' rates"
+    )
     finish_epochs: Annotated[int, Field(ge=0)] = Field(
         0, description="of --epochs the last so many are trained through time, by a loss at every timestep"
     )

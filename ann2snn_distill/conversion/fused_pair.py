@@ -48,7 +48,7 @@ class FusedPair:
         )
         threshold = time.threshold(node)
         result = time.call(observe_terms, (terms, threshold, time.timesteps), {"model": self.plain.neuron})
-        time.define(node, time.item(result, 0), static=False)
+        self.plain.define_neuron(node, result)
         inputs, norms = time.item(result, 2), {}
         for index, (term, mapped) in enumerate(zip(drive.terms, maps, strict=True)):
             if term.norm is not None and mapped is not None:

@@ -69,6 +69,7 @@ def observed_pair(
     training: bool,
     last: bool,
     fused: bool = False,
+    quantized: bool = False,
 ) -> ObservedPair:
     """Return `observe(body, x, timesteps) -> (out, records)` and `rate(body, x_B, records) -> out_B`.
 
@@ -80,9 +81,11 @@ def observed_pair(
         training: norms by the batch's statistics, or by the running ones.
         last: whether the stage's output is the logits, whose rate is computed rather than recorded.
         fused: whether norms and sums run inside their neuron's operation; the same SNN, faster on a GPU.
+        quantized: whether every neuron emits the mean of its spikes, so that behind it nothing varies in time: the
+            ANN whose activations have T + 1 levels.
     """
     time = TimeGraph(sites, stage.input, static_input=static_input)
-    pair = Pair(time, RateGraph(sites, stage.input), neuron, training)
+    pair = Pair(time, RateGraph(sites, stage.input), neuron, training, quantized)
     writer = FusedPair(pair, drives(sites, stage)) if fused else pair
     for node in stage.nodes:
         if node in sites.roles:
@@ -144,6 +147,7 @@ class Pair:
     rate: RateGraph
     neuron: NeuronModel
     training: bool
+    quantized: bool
 
     def __post_init__(self) -> None:
         self.recorded: list[fx.Node] = []
@@ -179,9 +183,14 @@ class Pair:
         options = {"static": time.is_static(source), "model": self.neuron}
         observe = observe_pair if node.target is two_sided else observe_neuron
         result = time.call(observe, (time.data(source), threshold, time.timesteps), options)
-        time.define(node, time.item(result, 0), static=False)
+        self.define_neuron(node, result)
         value, slope = self.record_fields(time.item(result, 1), 2)
         rate.define(node, rate.call(neuron_rate, (rate.data(source), value, slope)), cheap=True)
+
+    def define_neuron(self, node: fx.Node, result: fx.Node) -> None:
+        """Let a neuron emit what an observation of it gave: its spikes, or their recorded mean."""
+        emitted = self.time.item(self.time.item(result, 1), 0) if self.quantized else self.time.item(result, 0)
+        self.time.define(node, emitted, static=self.quantized)
 
     def _norm(self, node: fx.Node) -> None:
         (source,) = self.time.sites.data_inputs(node)

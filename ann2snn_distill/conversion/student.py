@@ -117,6 +117,10 @@ class SpikingNetwork(nn.Module):
         """As `in_training`, with norms and sums inside their neuron's operation; written when first asked for."""
         return self._programs(training=True, fused=True)
 
+    def in_quantized_training(self, *, fused: bool) -> Programs:
+        """Return programs of the ANN with the T + 1 levels of these neurons' rates; they have no `unroll`."""
+        return self._programs(training=True, fused=fused, quantized=True)
+
     @property
     def thresholds(self) -> dict[str, float]:
         """Every neuron's threshold by name, in order."""
@@ -155,7 +159,7 @@ class SpikingNetwork(nn.Module):
         assert isinstance(neurons, nn.ModuleDict)
         return neurons
 
-    def _programs(self, *, training: bool, fused: bool = False) -> Programs:
+    def _programs(self, *, training: bool, fused: bool = False, quantized: bool = False) -> Programs:
         pairs: list[ObservedPair] = []
         unrolls: list[Unrolled] = []
         static = self.static_input
@@ -170,9 +174,11 @@ class SpikingNetwork(nn.Module):
                     training=training,
                     last=stage is last,
                     fused=fused,
+                    quantized=quantized,
                 )
             )
-            unrolls.append(unrolled(sites, stage, neuron=self.neuron, static_input=static, training=training))
+            if not quantized:
+                unrolls.append(unrolled(sites, stage, neuron=self.neuron, static_input=static, training=training))
             static = pairs[-1].static_output
         return Programs(self.body, self.stages, tuple(pairs), tuple(unrolls), self.static_input)
 

@@ -15,7 +15,7 @@ from ann2snn_distill.events import Caution, Note, Observer
 from ann2snn_distill.pipeline.machine import memory_mib
 from ann2snn_distill.pipeline.measuring import evaluation_batches, numerics
 from ann2snn_distill.pipeline.memory import USABLE, explained
-from ann2snn_distill.pipeline.objectives import Validation, epoch_metrics, finish_of, objective_of
+from ann2snn_distill.pipeline.objectives import Validation, epoch_metrics, spans_of
 from ann2snn_distill.pipeline.outputs import FREE_SETTINGS, RESUME_FOLDER, write_metrics
 from ann2snn_distill.pipeline.planning import Prepared
 from ann2snn_distill.pipeline.students import guide_network, new_student
@@ -115,13 +115,12 @@ def distilled(work: Distillation, observe: Observer) -> tuple[TrainState, FitRes
     with explained(run.memory, piece_of(settings), settings.grad_accum_steps, memory_mib(run.device)):
         result = fit(
             f"{settings.method} {run.student_name}",
-            objective_of(settings, work.student, work.branches, execution),
+            spans_of(settings, work.student, work.branches, execution),
             work.training(),
             state,
             plan=Plan(
                 Schedule(settings.epochs, settings.warmup_epochs or 0.0, settings.lr, seed=settings.seed),
                 interval_of(settings),
-                finish=finish_of(settings, work.student, work.branches, execution),
                 remedy="start again with --overwrite and a lower --lr",
             ),
             execution=execution,

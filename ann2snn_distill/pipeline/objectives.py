@@ -9,7 +9,7 @@ from torch import Tensor
 from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.conversion.folding import folded
 from ann2snn_distill.conversion.network import StagedAnn
-from ann2snn_distill.conversion.student import SpikingNetwork
+from ann2snn_distill.conversion.student import Programs, SpikingNetwork
 from ann2snn_distill.distillation.branches import HybridBranches
 from ann2snn_distill.distillation.losses import branch_weights
 from ann2snn_distill.distillation.objectives import (
@@ -20,8 +20,29 @@ from ann2snn_distill.distillation.objectives import (
     RateObjective,
 )
 from ann2snn_distill.evaluation.alignment import cosines_on, hybrid_scores
-from ann2snn_distill.training.fit import EpochMetrics, Execution, Finish
+from ann2snn_distill.training.fit import EpochMetrics, Execution, Span
 from ann2snn_distill.training.state import TrainState
+
+
+def spans_of(
+    settings: ConvertSettings, student: SpikingNetwork, branches: HybridBranches, execution: Execution
+) -> tuple[Span, ...]:
+    """Return what the epochs of a training go by, in their order; spans without epochs are left out.
+
+    First `settings.quantized_epochs` of the ANN whose activations have the levels of T timesteps, last
+    `settings.finish_epochs` with a loss at every timestep, through time, and guided under hybrid.
+    """
+    assert settings.epochs
+    first, last = settings.quantized_epochs, settings.finish_epochs
+    spans = []
+    if first:
+        quantized = student.in_quantized_training(fused=_is_fast(execution))
+        spans.append(Span(first, _by_rates(settings, quantized, branches, execution)))
+    if settings.epochs > first + last:
+        spans.append(Span(settings.epochs - first - last, objective_of(settings, student, branches, execution)))
+    if last:
+        spans.append(Span(last, _at_every_timestep(settings, student, branches, execution)))
+    return tuple(spans)
 
 
 def objective_of(
@@ -32,11 +53,16 @@ def objective_of(
     Compiled on CUDA, norms and sums run inside their neuron's operation, and under autocast guidance comes from a
     folded copy of the teacher in autocast's dtype; everywhere else the plain programs and the teacher itself are used.
     """
-    fast = _is_fast(execution)
-    programs = student.in_training_fused if fast else student.in_training
+    programs = _programs(student, execution)
     if settings.method == "bptt":
         return BpttObjective(programs, settings.timesteps)
-    if settings.method == "rate":
+    return _by_rates(settings, programs, branches, execution)
+
+
+def _by_rates(
+    settings: ConvertSettings, programs: Programs, branches: HybridBranches, execution: Execution
+) -> Objective:
+    if settings.method != "hybrid":
         return RateObjective(programs, settings.timesteps)
     return HybridObjective(
         programs,
@@ -50,20 +76,20 @@ def objective_of(
     )
 
 
-def finish_of(
+def _at_every_timestep(
     settings: ConvertSettings, student: SpikingNetwork, branches: HybridBranches, execution: Execution
-) -> Finish | None:
-    """Return what the last `settings.finish_epochs` train by: a loss at every timestep, guided under hybrid."""
-    if not settings.finish_epochs:
-        return None
-    objective = EveryTimestepObjective(
-        student.in_training_fused if _is_fast(execution) else student.in_training,
+) -> Objective:
+    return EveryTimestepObjective(
+        _programs(student, execution),
         _guide(branches, execution) if settings.method == "hybrid" else None,
         timesteps=settings.timesteps,
         alpha=settings.alpha,
         temperature=settings.temperature,
     )
-    return Finish(settings.finish_epochs, objective)
+
+
+def _programs(student: SpikingNetwork, execution: Execution) -> Programs:
+    return student.in_training_fused if _is_fast(execution) else student.in_training
 
 
 def _is_fast(execution: Execution) -> bool:

@@ -36,17 +36,22 @@ def check_fit(settings: FitSettings, dataset: Dataset) -> None:
     )
 
 
-def check_finish(settings: ConvertSettings) -> None:
-    """See that resolved settings finish with no more epochs than they have.
+def check_spans(settings: ConvertSettings) -> None:
+    """See that resolved settings give no more epochs to the ANN's levels and to the finish than there are.
 
     Raises:
-        UsageError: they do not.
+        UsageError: they do.
     """
-    epochs = settings.epochs or 0
-    if settings.finish_epochs > epochs:
+    epochs, first, last = settings.epochs or 0, settings.quantized_epochs, settings.finish_epochs
+    if first + last <= epochs:
+        return
+    if first and last:
         raise UsageError(
-            f"--finish-epochs {settings.finish_epochs} are more than the {epochs} epochs in all; give {epochs} or less"
+            f"--quantized-epochs {first} and --finish-epochs {last} are more than the {epochs} epochs in all; "
+            f"give {epochs} or less together"
         )
+    flag = "--quantized-epochs" if first else "--finish-epochs"
+    raise UsageError(f"{flag} {first or last} are more than the {epochs} epochs in all; give {epochs} or less")
 
 
 def refuse_twice(names: list[str]) -> None:

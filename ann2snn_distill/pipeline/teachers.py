@@ -14,7 +14,7 @@ from ann2snn_distill.locks import locked
 from ann2snn_distill.pipeline.teacher_cache import Taught, cached_path, read_cached, resume_folder, write_cached
 from ann2snn_distill.recipes import TUNING_LR, recipe_for, resolved_fit
 from ann2snn_distill.teacher import LoadedNetwork, load_network
-from ann2snn_distill.training.fit import Execution, Interval, Plan, Schedule, fit
+from ann2snn_distill.training.fit import Execution, Interval, Plan, Schedule, Span, fit
 from ann2snn_distill.training.state import train_state
 
 _WAITING = "teacher: another run trains it; waiting for that"
@@ -178,7 +178,7 @@ def _train(
     resume = resume_folder(path)
     result = fit(
         f"teacher {loaded.name}",
-        AnnObjective(module),
+        (Span(epochs, AnnObjective(module)),),
         batches,
         state,
         plan=Plan(

@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ann2snn_distill.data.batches import TrainBatches
-from ann2snn_distill.distillation.objectives import Objective
 from ann2snn_distill.errors import BadInputError, InterruptedRunError
 from ann2snn_distill.events import EpochDone, Note, Observer, PhaseDone, PhaseStarted
 from ann2snn_distill.training.divergence import where_it_began
 from ann2snn_distill.training.keeping import Interval, Keeper
-from ann2snn_distill.training.loop import Finish, Loop, NotFiniteError, Schedule, own_generators
+from ann2snn_distill.training.loop import Loop, NotFiniteError, Schedule, Span, own_generators
 from ann2snn_distill.training.resume import ResumeFolder
 from ann2snn_distill.training.state import TrainState
 from ann2snn_distill.training.step import Execution
 
-__all__ = ["EpochMetrics", "Execution", "Finish", "FitResult", "Interval", "Plan", "Record", "Schedule", "fit"]
+__all__ = ["EpochMetrics", "Execution", "FitResult", "Interval", "Plan", "Record", "Schedule", "Span", "fit"]
 
 
 @dataclass(frozen=True)
@@ -26,13 +25,11 @@ class Plan:
     Attributes:
         schedule: steps and learning rate.
         interval: between states on disk; the last is always written.
-        finish: another objective for the last epochs, or None.
         remedy: the next step for a user whose loss diverges.
     """
 
     schedule: Schedule
     interval: Interval
-    finish: Finish | None = None
     remedy: str = "lower the learning rate"
 
 
@@ -55,7 +52,7 @@ Record = Callable[[Sequence[dict[str, Any]]], None]
 
 def fit(
     name: str,
-    objective: Objective,
+    spans: Sequence[Span],
     batches: TrainBatches,
     state: TrainState,
     *,
@@ -70,7 +67,7 @@ def fit(
 
     Args:
         name: of the phase, for progress.
-        objective: loss parts of a batch.
+        spans: objectives of the schedule's epochs, in their order.
         batches: the training data; a batch depends on the numbers of epoch and step alone.
         state: what is trained; on return, after the last epoch.
         plan: length, learning rate, interval of states.
@@ -85,7 +82,7 @@ def fit(
         BadInputError: the loss, a gradient or a weight is no longer finite; the last good state is written.
         Exception: whatever else ends the training, once its state is written, as far as it can be.
     """
-    loop = Loop(objective, batches, state, plan.schedule, execution, observe, plan.finish)
+    loop = Loop(spans, batches, state, plan.schedule, execution, observe)
     keeper = Keeper(loop, resume, plan.interval)
     keeper.go_on(name, plan.schedule.epochs, observe)
     try:

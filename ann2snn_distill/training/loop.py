@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -58,8 +59,8 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Finish:
-    """Another objective for the last epochs; weights, optimiser and learning rate go on."""
+class Span:
+    """Consecutive epochs by one objective; weights, optimiser and learning rate go on into the next span."""
 
     epochs: int
     objective: Objective
@@ -80,15 +81,14 @@ class Loop:
 
     def __init__(
         self,
-        objective: Objective,
+        spans: Sequence[Span],
         batches: TrainBatches,
         state: TrainState,
         schedule: Schedule,
         execution: Execution,
         observe: Observer,
-        finish: Finish | None = None,
     ):
-        self._main, self._finish, self.batches, self.state = objective, finish, batches, state
+        self._spans, self.batches, self.state = spans, batches, state
         self.schedule, self.execution, self._observe = schedule, execution, observe
         self.interrupts = Interrupts()
         self.history: list[dict[str, Any]] = []
@@ -101,8 +101,11 @@ class Loop:
     @property
     def objective(self) -> Objective:
         """The loss parts of a batch in this epoch, not compiled."""
-        finishing = self._finish is not None and len(self.history) >= self.schedule.epochs - self._finish.epochs
-        return self._finish.objective if self._finish is not None and finishing else self._main
+        ends = accumulate(span.epochs for span in self._spans)
+        return next(
+            (span.objective for span, end in zip(self._spans, ends, strict=True) if len(self.history) < end),
+            self._spans[-1].objective,
+        )
 
     @property
     def steps_made(self) -> int:

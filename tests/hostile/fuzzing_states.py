@@ -12,7 +12,7 @@ from spoiling import changed, spoilt
 from ann2snn_distill.distillation.objectives import AnnObjective
 from ann2snn_distill.events import silent
 from ann2snn_distill.tensorfile import read_index, tensors_digest
-from ann2snn_distill.training.fit import Execution, Interval, Plan, Schedule, fit
+from ann2snn_distill.training.fit import Execution, Interval, Plan, Schedule, Span, fit
 from ann2snn_distill.training.resume import Restart, ResumeFolder
 from ann2snn_distill.training.state import train_state
 
@@ -38,7 +38,7 @@ class Batches:
 def a_training(folder: ResumeFolder) -> None:
     network = torch.nn.Linear(3, 2)
     fit(
-        "net", AnnObjective(network), Batches(), train_state({"net": network}, opt="sgd", weight_decay=0.1),
+        "net", (Span(2, AnnObjective(network)),), Batches(), train_state({"net": network}, opt="sgd", weight_decay=0.1),
         plan=Plan(Schedule(2, 1.0, 0.1), Interval(epochs=1)),
         execution=Execution(torch.device("cpu"), amp=False, compiled=False), resume=folder, observe=silent,
     )  # fmt: skip

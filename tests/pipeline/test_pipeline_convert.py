@@ -127,6 +127,21 @@ def test_the_last_epochs_may_be_trained_through_time_by_a_loss_at_every_timestep
     )  # fmt: skip
 
 
+def test_the_first_epochs_may_train_the_ann_with_the_levels_of_its_neurons_rates(command, tiny, tmp_path):
+    folders = [tmp_path / name for name in ("levels", "spikes")]
+    for folder, epochs in zip(folders, (1, 0), strict=True):
+        done = command("convert", *tiny, "--quantized-epochs", epochs, "--output", folder)
+        assert done.code == 0, done.err
+    levels, spikes = (lines_of(folder) for folder in folders)
+    assert [set(line) for line in levels] == [LINE, LINE]
+    assert levels[0]["loss"] != spikes[0]["loss"]
+    refused = command("convert", *tiny, "--quantized-epochs", 2, "--finish-epochs", 1, "--output", tmp_path / "other")
+    assert (refused.code, refused.err) == (
+        2, "error: --quantized-epochs 2 and --finish-epochs 1 are more than the 2 epochs in all; "
+        "give 2 or less together\n",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("flags", "neuron", "warned"),
     [

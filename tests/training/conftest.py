@@ -1,6 +1,6 @@
 """A small network, its data and its training, shared by the tests of whole trainings."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ann2snn_distill.distillation.objectives import AnnObjective
 from ann2snn_distill.events import Observer, silent
-from ann2snn_distill.training.fit import Execution, Finish, FitResult, Interval, Plan, Schedule, fit
+from ann2snn_distill.training.fit import Execution, FitResult, Interval, Plan, Schedule, Span, fit
 from ann2snn_distill.training.resume import ResumeFolder
 from ann2snn_distill.training.state import TrainState, train_state
 
@@ -62,7 +62,7 @@ def trained(batches: SixFixedImages) -> Callable[..., tuple[TrainState, FitResul
         observe: Observer = silent,
         data: SixFixedImages = batches,
         peak: float = 0.05,
-        finish: Finish | None = None,
+        spans: Sequence[Span] = (),
         dtype: torch.dtype | None = None,
     ) -> tuple[TrainState, FitResult]:
         how = Execution(
@@ -72,10 +72,10 @@ def trained(batches: SixFixedImages) -> Callable[..., tuple[TrainState, FitResul
         state = train_state(modules, opt=opt, weight_decay=0.1, average_decay=average, scaled=how.scaled)  # type: ignore[arg-type]
         result = fit(
             "net",
-            AnnObjective(model),
+            spans or (Span(epochs, AnnObjective(model)),),
             data,
             state,
-            plan=Plan(Schedule(epochs, 1.0, peak), interval, finish),
+            plan=Plan(Schedule(epochs, 1.0, peak), interval),
             execution=how,
             resume=ResumeFolder(folder, identity={}),
             observe=observe,

@@ -7,10 +7,11 @@ from unittest import mock
 import pytest
 import torch
 
+from ann2snn_distill.distillation.objectives import AnnObjective
 from ann2snn_distill.errors import InterruptedRunError
 from ann2snn_distill.events import EpochDone, StepsDone
 from ann2snn_distill.training import loop as looping
-from ann2snn_distill.training.fit import Finish, Interval
+from ann2snn_distill.training.fit import Interval, Span
 from ann2snn_distill.training.resume import ResumeFolder
 from ann2snn_distill.training.schedule import cosine_with_warmup
 
@@ -68,11 +69,17 @@ class Squared:
         return {"loss": loss, "squared": loss}
 
 
+def then(model, *, squared, epochs=3):
+    """The usual objective, and in the last epochs that of the squares."""
+    spans = [Span(epochs - squared, AnnObjective(model)), Span(squared, Squared(model))]
+    return [span for span in spans if span.epochs]
+
+
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_the_last_epochs_may_have_another_objective(trained, network, batches, tmp_path, epochs):
     model = network()
     twin = copy.deepcopy(model)
-    state, result = trained(model, tmp_path, finish=Finish(epochs, Squared(model)))
+    state, result = trained(model, tmp_path, spans=then(model, squared=epochs))
     expected = by_hand(twin.train(), batches, squared=epochs)
     for name, value in expected.items():
         torch.testing.assert_close(state.evaluated()[name], value, rtol=1e-4, atol=1e-6)
@@ -80,10 +87,10 @@ def test_the_last_epochs_may_have_another_objective(trained, network, batches, t
 
 
 @pytest.mark.parametrize("stop", [4, 7, 8])
-def test_a_training_resumed_in_its_finish_or_before_equals_an_uninterrupted_one(trained, network, tmp_path, stop):
-    """Two of three epochs finish, of three steps each; it stops in the first epoch of them, or in the last."""
+def test_a_training_resumed_in_its_last_span_or_before_equals_an_uninterrupted_one(trained, network, tmp_path, stop):
+    """Two of three epochs have another objective, of three steps each; it stops in the first of them, or the last."""
     whole = network()
-    expected, history = trained(whole, tmp_path / "whole", finish=Finish(2, Squared(whole)))
+    expected, history = trained(whole, tmp_path / "whole", spans=then(whole, squared=2))
     parts, steps = network(), []
 
     def interrupt(event):
@@ -93,9 +100,9 @@ def test_a_training_resumed_in_its_finish_or_before_equals_an_uninterrupted_one(
                 raise KeyboardInterrupt
 
     with mock.patch.object(looping, "_REPORT_SECONDS", -1.0), pytest.raises(InterruptedRunError):
-        trained(parts, tmp_path / "parts", finish=Finish(2, Squared(parts)), observe=interrupt)
+        trained(parts, tmp_path / "parts", spans=then(parts, squared=2), observe=interrupt)
     again = network()
-    state, result = trained(again, tmp_path / "parts", finish=Finish(2, Squared(again)))
+    state, result = trained(again, tmp_path / "parts", spans=then(again, squared=2))
     for name, value in expected.tensors().items():
         assert torch.equal(state.tensors()[name], value), name
     timing = {"seconds", "images_per_second"}
