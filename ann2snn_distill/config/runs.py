@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from ann2snn_distill.config.kinds import (
+    AmpDtypeName,
     AutoAugmentName,
     BatchSize,
     Fraction,
@@ -67,7 +68,7 @@ class FitSettings(Frozen):
     )
     grad_accum_steps: Positive = Field(1, description="steps whose gradients are summed before an update")
     amp: bool | None = Field(None, description="autocast (default: on a GPU)")
-    amp_dtype: Literal["bfloat16", "float16"] = Field("bfloat16", description="autocast's type")
+    amp_dtype: AmpDtypeName = Field("bfloat16", description="autocast's type")
     torchcompile: bool | None = Field(None, description="compile the step (default: on a GPU)")
     deterministic: bool = Field(False, description="deterministic algorithms, slower")
     aa: AutoAugmentName | None = Field(None, description="augmentation policy (default: by data set)")
