@@ -83,7 +83,8 @@ class FitSettings(Frozen):
     )
     smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="label smoothing")
     model_ema: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="decay of the weights' moving average a step, 0 is off"
+        0.0,
+        description="decay of the weights' moving average a step, 0 is off; at the end it gets statistics of its own",
     )
     checkpoint_interval: Interval = Field(
         "5m", description="between states written for a resume: 2 is epochs, 5m is minutes"
