@@ -64,9 +64,10 @@ def evaluation(report: Report, reported: Mapping[str, float]) -> Iterator[Render
 
 def benchmark(found: Benchmark) -> Iterator[RenderableType]:
     """Lay out what `bench` measured, and what it depends on."""
+    precision = f"{found.amp_dtype} autocast" if found.amp else "float32"
     yield (
         f"{found.model}, {found.img_size} px, {found.classes} classes, branches {', '.join(found.branches) or '-'}, "
-        f"{'bfloat16 autocast' if found.amp else 'float32'}, {'compiled' if found.compiled else 'not compiled'}"
+        f"{precision}, {'compiled' if found.compiled else 'not compiled'}"
     )
     yield f"{found.device}, torch {found.versions['torch']}, {found.steps} timed steps a row"
     columns = (

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ann2snn_distill.config.kinds import Frozen, NeuronName, Percent, Positive
+from ann2snn_distill.config.kinds import AmpDtypeName, Frozen, NeuronName, Percent, Positive
 
 
 class BatchSettings(Frozen):
@@ -75,6 +75,7 @@ class BenchSettings(Frozen):
     sampled_branches: bool = Field(False, description="each image takes one of the branches, and not all: cheaper")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     amp: bool | None = Field(None, description="autocast (default: on a GPU)")
+    amp_dtype: AmpDtypeName = Field("bfloat16", description="autocast's type")
     torchcompile: bool | None = Field(None, description="compile the step (default: on a GPU)")
 
     @property

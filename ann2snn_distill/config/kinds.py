@@ -10,6 +10,7 @@ Method = Literal["hybrid", "rate", "bptt"]
 NeuronName = Literal["lif", "if"]
 ResetName = Literal["soft", "soft-detached", "hard"]
 OptimizerName = Literal["sgd", "adamw"]
+AmpDtypeName = Literal["bfloat16", "float16"]
 AutoAugmentName = Literal["none", "cifar10", "imagenet", "rand", "trivial"]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]

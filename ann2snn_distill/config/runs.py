@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from ann2snn_distill.config.kinds import (
+    AmpDtypeName,
     AutoAugmentName,
     BatchSize,
     Fraction,
@@ -67,7 +68,7 @@ class FitSettings(Frozen):
     )
     grad_accum_steps: Positive = Field(1, description="steps whose gradients are summed before an update")
     amp: bool | None = Field(None, description="autocast (default: on a GPU)")
-    amp_dtype: Literal["bfloat16", "float16"] = Field("bfloat16", description="autocast's type")
+    amp_dtype: AmpDtypeName = Field("bfloat16", description="autocast's type")
     torchcompile: bool | None = Field(None, description="compile the step (default: on a GPU)")
     deterministic: bool = Field(False, description="deterministic algorithms, slower")
     aa: AutoAugmentName | None = Field(None, description="augmentation policy (default: by data set)")
@@ -82,7 +83,8 @@ class FitSettings(Frozen):
     )
     smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="label smoothing")
     model_ema: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="decay of the weights' moving average a step, 0 is off"
+        0.0,
+        description="decay of the weights' moving average a step, 0 is off; at the end it gets statistics of its own",
     )
     checkpoint_interval: Interval = Field(
         "5m", description="between states written for a resume: 2 is epochs, 5m is minutes"

@@ -62,10 +62,7 @@ class Programs:
 
     def unroll(self, x: Tensor, timesteps: int) -> Tensor:
         """Return the logits (T, B, K) of every timestep, differentiable through time (BPTT)."""
-        for program in self.unrolls:
-            x, _ = program.unroll(self.body, x, timesteps)
-        logits_TBK: Tensor = x.unflatten(0, (timesteps, -1))
-        return logits_TBK
+        return self.through_time(x, timesteps)[1]
 
     def through_time(self, x: Tensor, timesteps: int) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return every stage's mean output (B, ...), the last being the mean logits, and the logits (T, B, K)."""

@@ -1,7 +1,7 @@
 """The activations that a training step holds at its peak, by count, before anything runs.
 
 Values for one image: n of neurons; m of what else is recorded, one a norm and two an analog operation; a_i alive at
-one time around node i, norms left out, as they run inside their neuron.
+one time around node i. What runs inside a neuron's operation (norms, sums) has no output: it reads their inputs.
 
     kept     ann n + m;   rate, hybrid 2 n + m;   bptt T (3 n + m), a float32 membrane being two
     tails    sum_k n_k                            hybrid: the teacher's neurons behind branch k
@@ -14,6 +14,7 @@ from math import prod
 
 from torch import fx
 
+from ann2snn_distill.conversion.fusion import drives
 from ann2snn_distill.conversion.network import Partitioned
 from ann2snn_distill.conversion.rules import Kind, Role
 
@@ -93,11 +94,13 @@ def peak_values(
 def _alive(network: Partitioned, nodes: list[fx.Node]) -> list[int]:
     """Return, at every node, the values of those that exist and are still needed, its own included."""
     order = {node: index for index, node in enumerate(nodes)}
+    found = [drives(network.sites, stage) for stage in network.stages]
+    inside = {node: neuron for stage in found for neuron, drive in stage.items() for node in drive.absorbed}
     alive = [0] * len(nodes)
     for node, index in order.items():
-        if network.sites.roles.get(node) is Role.NORM:
+        if node in inside:
             continue
-        last = max((order[user] for user in node.users if user in order), default=index)
+        last = max((order[inside.get(user, user)] for user in node.users if user in order), default=index)
         for moment in range(index, last + 1):
             alive[moment] += values_of(network, node)
     return alive

@@ -31,7 +31,7 @@ from ann2snn_distill.reporting.benchmark import Benchmark, BenchMethod, StepTime
 from ann2snn_distill.reporting.versions import versions
 from ann2snn_distill.teacher import build_network, resolve_model_name
 from ann2snn_distill.training.state import TrainState, train_state
-from ann2snn_distill.training.step import Execution, LossTotals, ready_step
+from ann2snn_distill.training.step import AUTOCAST_DTYPES, Execution, LossTotals, ready_step
 from ann2snn_distill.training.timing import Timing, time_step
 
 _LEARNING_RATE = 1e-3
@@ -56,7 +56,8 @@ def bench(settings: BenchSettings, observe: Observer) -> Benchmark:
     """
     settings = _resolved(settings)
     device = choose_device(settings.device)
-    execution = Execution(device, bool(settings.amp), bool(settings.torchcompile))
+    dtype = AUTOCAST_DTYPES[settings.amp_dtype]
+    execution = Execution(device, bool(settings.amp), bool(settings.torchcompile), dtype=dtype)
     cases, data = list(_cases(settings)), bench_data(settings)
     observe(PhaseStarted(f"bench {settings.model}", total=len(cases)))
     rows: list[StepTime] = []
@@ -74,8 +75,9 @@ def bench(settings: BenchSettings, observe: Observer) -> Benchmark:
     observe(PhaseDone())
     return Benchmark(
         model=settings.model, img_size=settings.img_size or 0, classes=settings.classes, branches=branches,
-        steps=settings.steps, amp=execution.amp, compiled=execution.compiled, device=device_name(device),
-        versions=versions(), rows=tuple(_with_ratio(row, rows) for row in rows), data=data_rows,
+        steps=settings.steps, amp=execution.amp, amp_dtype=settings.amp_dtype if execution.amp else None,
+        compiled=execution.compiled, device=device_name(device), versions=versions(),
+        rows=tuple(_with_ratio(row, rows) for row in rows), data=data_rows,
     )  # fmt: skip
 
 
@@ -189,7 +191,7 @@ class _Bench:
             modules: dict[str, torch.nn.Module] = {"ann": self._branches.teacher.train().requires_grad_(True)}
         else:
             modules = {"student": self._student.body, "branches": self._branches}
-        state = train_state(modules, opt="sgd", weight_decay=5e-4)
+        state = train_state(modules, opt="sgd", weight_decay=5e-4, scaled=self._execution.scaled)
         state.set_learning_rate(_LEARNING_RATE)
         return state
 

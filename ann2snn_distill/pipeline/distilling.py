@@ -12,6 +12,7 @@ from ann2snn_distill.data.batches import TrainBatches, train_batches
 from ann2snn_distill.data.splits import ImageSplit, Split, spread
 from ann2snn_distill.distillation.branches import HybridBranches
 from ann2snn_distill.events import Caution, Note, Observer
+from ann2snn_distill.pipeline.averaging import renew_statistics
 from ann2snn_distill.pipeline.machine import memory_mib
 from ann2snn_distill.pipeline.measuring import evaluation_batches, numerics
 from ann2snn_distill.pipeline.memory import USABLE, explained
@@ -21,7 +22,7 @@ from ann2snn_distill.pipeline.planning import Prepared
 from ann2snn_distill.pipeline.students import guide_network, new_student
 from ann2snn_distill.pipeline.teacher_cache import Taught
 from ann2snn_distill.pipeline.teachers import augmentation_of, execution_of, images_a_step, interval_of, piece_of
-from ann2snn_distill.training.fit import EpochMetrics, FitResult, Plan, Schedule, fit
+from ann2snn_distill.training.fit import Conclude, EpochMetrics, FitResult, Plan, Schedule, fit
 from ann2snn_distill.training.resume import ResumeFolder
 from ann2snn_distill.training.state import TrainState, train_state
 
@@ -73,6 +74,19 @@ class Distillation:
             scaled=execution_of(settings, self.run.device).scaled,
         )  # fmt: skip
 
+    def conclusion(self, state: TrainState, batches: TrainBatches) -> Conclude:
+        """Return what is done after the last step: averaged weights get statistics of their own."""
+        settings, img_size = self.run.settings, self.run.dataset.img_size
+
+        def conclude() -> None:
+            if state.average:
+                renew_statistics(
+                    self.student, state, batches, epoch=settings.epochs or 0, timesteps=settings.timesteps,
+                    images=numerics(self.run.device, img_size=img_size).batch_size,
+                )  # fmt: skip
+
+        return conclude
+
     def metrics(self, state: TrainState) -> EpochMetrics:
         """Return what is measured after an epoch."""
         settings, val = self.run.settings, self.run.dataset.val
@@ -110,13 +124,13 @@ def distilled(work: Distillation, observe: Observer) -> tuple[TrainState, FitRes
     if run.device.type == "cuda":
         for module in (work.student, work.branches, work.teacher):
             module.to(memory_format=torch.channels_last)
-    state, execution = work.fresh_state(), execution_of(settings, run.device)
+    batches, state, execution = work.training(), work.fresh_state(), execution_of(settings, run.device)
     _tell_memory(run, observe)
     with explained(run.memory, piece_of(settings), settings.grad_accum_steps, memory_mib(run.device)):
         result = fit(
             f"{settings.method} {run.student_name}",
             spans_of(settings, work.student, work.branches, execution),
-            work.training(),
+            batches,
             state,
             plan=Plan(
                 Schedule(settings.epochs, settings.warmup_epochs or 0.0, settings.lr, seed=settings.seed),
@@ -126,6 +140,7 @@ def distilled(work: Distillation, observe: Observer) -> tuple[TrainState, FitRes
             execution=execution,
             resume=ResumeFolder(run.folder / RESUME_FOLDER, identity=_identity(work)),
             observe=observe,
+            conclude=work.conclusion(state, batches),
             metrics=work.metrics(state),
             record=lambda lines: write_metrics(run.folder, lines),
         )

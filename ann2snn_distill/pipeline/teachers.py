@@ -16,6 +16,7 @@ from ann2snn_distill.recipes import TUNING_LR, recipe_for, resolved_fit
 from ann2snn_distill.teacher import LoadedNetwork, load_network
 from ann2snn_distill.training.fit import Execution, Interval, Plan, Schedule, Span, fit
 from ann2snn_distill.training.state import train_state
+from ann2snn_distill.training.step import AUTOCAST_DTYPES
 
 _WAITING = "teacher: another run trains it; waiting for that"
 
@@ -116,7 +117,7 @@ def augmentation_of(settings: FitSettings, dataset: Dataset) -> Augmentation:
 
 def execution_of(settings: FitSettings, device: torch.device) -> Execution:
     """Return how steps of resolved settings run."""
-    dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[settings.amp_dtype]
+    dtype = AUTOCAST_DTYPES[settings.amp_dtype]
     return Execution(device, bool(settings.amp), bool(settings.torchcompile), settings.grad_accum_steps, dtype)
 
 

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ann2snn_distill.config.kinds import AmpDtypeName
+
 BenchMethod = Literal["hybrid", "rate", "bptt", "ann"]
 
 _Positive = Annotated[int, Field(ge=1)]
@@ -55,6 +57,7 @@ class Benchmark(_Part):
     branches: tuple[str, ...]
     steps: _Positive = Field(description="timed steps a row, after warm-up")
     amp: bool
+    amp_dtype: AmpDtypeName | None = Field(description="autocast's type; null without")
     compiled: bool
     device: str
     versions: dict[str, str]

@@ -15,7 +15,18 @@ from ann2snn_distill.training.resume import ResumeFolder
 from ann2snn_distill.training.state import TrainState
 from ann2snn_distill.training.step import Execution
 
-__all__ = ["EpochMetrics", "Execution", "FitResult", "Interval", "Plan", "Record", "Schedule", "Span", "fit"]
+__all__ = [
+    "Conclude",
+    "EpochMetrics",
+    "Execution",
+    "FitResult",
+    "Interval",
+    "Plan",
+    "Record",
+    "Schedule",
+    "Span",
+    "fit",
+]
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,9 @@ class FitResult:
 EpochMetrics = Callable[[int], dict[str, Any]]
 """Extra metrics after an epoch (from 1), such as accuracy on a validation split."""
 
+Conclude = Callable[[], None]
+"""Changes what was trained once more, after the last step; it may be called again after an interruption."""
+
 Record = Callable[[Sequence[dict[str, Any]]], None]
 """Keeps the lines of all epochs so far."""
 
@@ -60,6 +74,7 @@ def fit(
     execution: Execution,
     resume: ResumeFolder,
     observe: Observer,
+    conclude: Conclude = lambda: None,
     metrics: EpochMetrics = lambda epoch: {},
     record: Record = lambda lines: None,
 ) -> FitResult:
@@ -74,6 +89,7 @@ def fit(
         execution: device, precision, compilation.
         resume: where states are written and looked for.
         observe: told of progress.
+        conclude: called after the last step, before that epoch's metrics.
         metrics: called after each epoch.
         record: called after each epoch, and before the first where an earlier process has finished some.
 
@@ -87,7 +103,7 @@ def fit(
     keeper.go_on(name, plan.schedule.epochs, observe)
     try:
         with loop.interrupts.watched(), own_generators(execution.device):
-            _train(name, loop, keeper, observe, metrics, record)
+            _train(name, loop, keeper, observe, conclude, metrics, record)
     except KeyboardInterrupt:
         keeper.save_good()
         raise InterruptedRunError(
@@ -106,7 +122,15 @@ def fit(
     return _result(loop.history)
 
 
-def _train(name: str, loop: Loop, keeper: Keeper, observe: Observer, metrics: EpochMetrics, record: Record) -> None:
+def _train(
+    name: str,
+    loop: Loop,
+    keeper: Keeper,
+    observe: Observer,
+    conclude: Conclude,
+    metrics: EpochMetrics,
+    record: Record,
+) -> None:
     epochs, per_epoch = loop.schedule.epochs, loop.batches.steps_per_epoch
     observe(PhaseStarted(name, total=epochs * per_epoch - loop.steps_made))
     if loop.history:
@@ -118,6 +142,8 @@ def _train(name: str, loop: Loop, keeper: Keeper, observe: Observer, metrics: Ep
                 keeper.after_step()
         line = loop.line()
         loop.check_finite()
+        if epoch == epochs:
+            conclude()
         entry: dict[str, Any] = {"epoch": epoch, "phase": name, **line, **metrics(epoch)}
         loop.close_epoch(entry)
         keeper.after_epoch(last=epoch == epochs)

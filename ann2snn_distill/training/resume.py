@@ -72,10 +72,6 @@ class _Facts(BaseModel):
     identity: dict[str, Any]
 
 
-def _fits(restart: Restart) -> str | None:
-    return None
-
-
 class ResumeFolder:
     """The restart states of one training: the last, and the one before in case the last is damaged."""
 
@@ -106,7 +102,7 @@ class ResumeFolder:
             if other not in (self._newest, self._before):
                 other.unlink(missing_ok=True)
 
-    def load(self, misfit: Callable[[Restart], str | None] = _fits) -> tuple[Restart | None, list[str]]:
+    def load(self, misfit: Callable[[Restart], str | None]) -> tuple[Restart | None, list[str]]:
         """Return the newest whole state, or None where there is none, and what was wrong with newer ones.
 
         Args:

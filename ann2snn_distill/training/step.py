@@ -13,6 +13,8 @@ from ann2snn_distill.training.state import TrainState
 
 Step = Callable[[Tensor, Tensor], None]
 
+AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
 
 @dataclass(frozen=True)
 class Execution:

@@ -31,7 +31,8 @@ FLAGS = {
     "teach": NETWORK + FIT + "--output --overwrite --config --json",
     "batch": "--output --jobs --devices --retry-failed --dry-run --json",
     "bench": "--timesteps --batch-size --method --steps --img-size --classes --model-kwargs --stem --neuron --branches "
-    "--sampled-branches --dataset --data-dir --workers --device --amp --no-amp --torchcompile --no-torchcompile --json",
+    "--sampled-branches --dataset --data-dir --workers --device --amp --no-amp --amp-dtype --torchcompile "
+    "--no-torchcompile --json",
     "env": "--json",
 }
 

@@ -56,7 +56,7 @@ def test_records_do_not_grow_with_time_but_the_widest_layer_passes_through_it(co
     assert step("hybrid", 1) == step("hybrid", 2) == step("hybrid", 4)
     assert step("ann", 1) == step("ann", 16)
     assert step("bptt", 8) == 4 * step("bptt", 2)
-    # at the last convolution of layer1.1: its input, its output and the shortcut, over 16 timesteps; four neurons and
-    # four norms are recorded by then
-    assert step("hybrid", 16) == (3 * 16 + 2 * 4 + 4) * LARGEST
+    # at the last neuron of layer1.1, which reads a convolution's output and the shortcut and writes spikes, over 16
+    # timesteps; five neurons and five norms are recorded with it
+    assert step("hybrid", 16) == (3 * 16 + 2 * 5 + 5) * LARGEST
     assert step("hybrid", 16) < step("hybrid", 32) < 2 * step("hybrid", 16)

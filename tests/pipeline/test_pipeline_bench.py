@@ -29,7 +29,34 @@ def test_every_case_has_a_row_and_its_ratio_to_the_ann():
     for once, thrice in zip(found.rows[:6:2], found.rows[1:6:2], strict=True):
         assert ann_row.weighted_mib_per_image <= once.weighted_mib_per_image < thrice.weighted_mib_per_image
         assert ann_row.other_mib_per_image < once.other_mib_per_image < thrice.other_mib_per_image
-    assert (found.steps, found.compiled, found.amp, found.device) == (3, False, False, "cpu")
+    assert (found.steps, found.compiled, found.device) == (3, False, "cpu")
+    assert (found.amp, found.amp_dtype) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "named", "shown"),
+    [
+        ("--amp", "bfloat16", "bfloat16 autocast"),
+        ("--amp --amp-dtype float16", "float16", "float16 autocast"),
+        ("--no-amp --amp-dtype float16", None, "float32"),
+    ],
+)
+def test_steps_run_in_the_precision_that_is_named(command, options, named, shown):
+    """A step under float16 has its loss scaled, as a training's has."""
+    real = pipeline.bench.__globals__["ready_step"]
+    seen = []
+
+    def watched(objective, state, totals, execution, **keywords):
+        seen.append((execution.amp and str(execution.dtype), state.scaler is not None))
+        return real(objective, state, totals, execution, **keywords)
+
+    small = "--img-size 16 --batch-size 4 --steps 1 --device cpu --timesteps 2 --method hybrid,ann"
+    with mock.patch.dict(pipeline.bench.__globals__, {"ready_step": watched}):
+        table = command("bench", "test_resnet", *small.split(), *options.split())
+        found = json.loads(command("bench", "test_resnet", *small.split(), *options.split(), "--json").out)
+    assert (found["amp"], found["amp_dtype"]) == (named is not None, named)
+    assert f", {shown}, not compiled" in " ".join(table.out.split())
+    assert seen == [(f"torch.{named}" if named else False, named == "float16")] * 4
 
 
 def test_a_case_that_does_not_fit_says_so_and_the_others_go_on():

@@ -139,7 +139,7 @@ def test_states_are_written_at_the_interval_and_at_the_end(trained, network, tmp
 
     def observe(event):
         if isinstance(event, EpochDone):
-            restart, _ = ResumeFolder(tmp_path, identity={}).load()
+            restart, _ = ResumeFolder(tmp_path, identity={}).load(lambda restart: None)
             seen.append(restart.epoch if restart else None)
 
     trained(network(), tmp_path, epochs=5, interval=Interval(epochs=2), observe=observe)
