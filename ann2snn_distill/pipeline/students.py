@@ -137,7 +137,7 @@ def neuron_header(name: str, model: NeuronModel) -> NeuronHeader:
     """Return the header's form of a neuron."""
     return NeuronHeader(
         name="if" if name == "if" else "lif",
-        decay=model.decay,
+        decay=float(model.decay),
         v_init=model.v_init,
         reset=model.reset,
         surrogate_width=model.surrogate_width,
