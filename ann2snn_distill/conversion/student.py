@@ -34,10 +34,14 @@ class Neuron(nn.Module):
 
     def __init__(self, threshold: float, decay: float | None = None, *, learn: bool = False):
         super().__init__()
-        own = None if decay is None else torch.tensor(decay)
+        fixed, logit = None, None
+        if decay is not None and learn:  # in float64, as decays near 0 and 1 have no finite logit in float32
+            logit = nn.Parameter(torch.tensor(decay, dtype=torch.float64).logit().float())
+        elif decay is not None:
+            fixed = torch.tensor(float(decay))
         self.register_buffer("threshold", torch.tensor(float(threshold)), persistent=False)
-        self.register_buffer("fixed_decay", None if learn else own, persistent=False)
-        self.register_parameter("decay_logit", nn.Parameter(torch.logit(own)) if learn and own is not None else None)
+        self.register_buffer("fixed_decay", fixed, persistent=False)
+        self.register_parameter("decay_logit", logit)
 
     @property
     def decay(self) -> Tensor | None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ann2snn_distill.conversion.encoders import two_sided
 from ann2snn_distill.conversion.network import partitioned
-from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
+from ann2snn_distill.conversion.student import Neuron, SpikingNetwork, uniform_thresholds
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.neurons.equations import LIF
 
@@ -155,6 +155,13 @@ def test_fixed_decays_are_the_learnt_ones_bit_for_bit():
     x = images(dtype=torch.float32)
     assert torch.equal(fixed(x, 4), learnt(x, 4))
     assert fixed.activity(x, 4) == learnt.activity(x, 4)
+
+
+@pytest.mark.parametrize("decay", [5e-324, 0.2, 1 - 2**-53])
+def test_a_decay_starts_where_it_is_told_and_its_logit_is_finite(decay):
+    neuron = Neuron(1.0, decay, learn=True)
+    assert neuron.decay_logit.isfinite()
+    assert float(neuron.decay.detach()) == pytest.approx(decay, rel=1e-6, abs=1e-37)
 
 
 def test_decays_of_another_network_are_refused():
