@@ -19,7 +19,9 @@ from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.files import write_atomically
 from ann2snn_distill.tensorfile import TensorIndex, read_index, strict_json, tensors_digest
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest format; a file is written in the oldest that can say it, so that earlier releases read what they can."""
+
 METADATA_KEY = "snn_distill"
 
 CHECKSUM_KEY = "snn_distill_checksum"
@@ -107,7 +109,7 @@ class TrainingSummary(TypedDict, total=False):
 class SnnHeader(_Part):
     """Everything but the weights that rebuilds and evaluates an SNN."""
 
-    format_version: _Positive = FORMAT_VERSION
+    format_version: _Positive = 1
     model: _Name = Field(description="the teacher's timm architecture")
     student: _Name = Field(description="the student's timm architecture")
     dataset: str = Field(
@@ -129,6 +131,9 @@ class SnnHeader(_Part):
         description="keyword arguments for timm"
     )
     thresholds: dict[str, _Scale] = Field(description="firing thresholds, by the neuron's name")
+    decays: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = Field(
+        None, description="decays that were learnt, by the neuron's name; only in format 2"
+    )
     evaluation: EvaluationNumerics
     versions: dict[str, str]
     training: TrainingSummary = Field(description="summary: method, epochs, accuracies, teacher")
@@ -145,7 +150,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], header: SnnHeader
         for name, tensor in tensors.items()
     }
     # Bytes, not save_file: its errors are not OSErrors, so a full disk would have no name.
-    text = header.model_dump_json()
+    text = header.model_dump_json(exclude={"decays"} if header.decays is None else None)
     content = save(plain, metadata={METADATA_KEY: text, CHECKSUM_KEY: tensors_digest(text, plain)})
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 

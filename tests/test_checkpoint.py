@@ -222,8 +222,8 @@ def test_a_header_that_is_no_object_is_refused(path, text):
 
 
 def test_a_newer_format_is_refused_before_its_fields_are_read(path):
-    text = refusal(write(path, {"format_version": 2, "neuron": "unheard of"}), reader=load_checkpoint)
-    assert "written by a newer snn-distill (format 2, this one reads 1): upgrade" in text
+    text = refusal(write(path, {"format_version": 3, "neuron": "unheard of"}), reader=load_checkpoint)
+    assert "written by a newer snn-distill (format 3, this one reads 2): upgrade" in text
 
 
 @pytest.mark.parametrize(
@@ -238,6 +238,7 @@ def test_a_newer_format_is_refused_before_its_fields_are_read(path):
         ({"mean": [0.5, 0.5]}, "mean.2"),
         ({"std": [0.5, 0, 0.5]}, "std.1"),
         ({"thresholds": {"act1": 1e300}}, "thresholds.act1"),
+        ({"format_version": 2, "decays": {"act1": 1.1}}, "decays.act1"),
         ({"std": [0.5, 1e-300, 0.5]}, "std.1"),
         ({"mean": [0.5, 1e300, 0.5]}, "mean.1"),
         ({"timesteps": 10**9}, "timesteps"),

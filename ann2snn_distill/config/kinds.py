@@ -48,6 +48,9 @@ def _checked_batch(value: int | str) -> int | str:
 BatchSize = Annotated[int | str, AfterValidator(_checked_batch)]
 """A number of images, or `auto`."""
 
+Choice = Annotated[bool | None, AfterValidator(lambda chosen: chosen or None)]
+"""A flag whose no is the same as not giving it: a run without it is the run that it was before there was the flag."""
+
 
 class Frozen(BaseModel):
     """Base of every settings model: immutable, unknown keys refused."""

@@ -9,6 +9,7 @@ from ann2snn_distill.config.kinds import (
     AmpDtypeName,
     AutoAugmentName,
     BatchSize,
+    Choice,
     Fraction,
     Frozen,
     Interval,
@@ -109,6 +110,9 @@ class ConvertSettings(NetworkSettings, FitSettings):
         None, description="neuron model (default: lif; if where analog values are encoded: full coverage, init teacher)"
     )
     decay: Fraction | None = Field(None, description="membrane kept per timestep (default: lif 0.2, if 1)")
+    learn_decay: Choice = Field(
+        None, description="train a decay for each layer of lif neurons, from --decay on (default: no)"
+    )
     threshold: Annotated[float, Field(gt=0)] | None = Field(
         None, description="firing threshold of activations (default: 1 behind a batch norm, else calibrated)"
     )
@@ -144,6 +148,10 @@ class ConvertSettings(NetworkSettings, FitSettings):
     def _consistent(self) -> "ConvertSettings":
         if self.neuron_name == "if" and self.decay not in (None, 1.0):
             raise ValueError("decay belongs to lif, as an if neuron keeps its whole membrane; give --neuron lif")
+        if self.neuron_name == "if" and self.learn_decay:
+            raise ValueError("learn_decay belongs to lif, as an if neuron keeps its whole membrane; give --neuron lif")
+        if self.learn_decay and self.decay in (0.0, 1.0):
+            raise ValueError("learn_decay starts strictly between 0 and 1; give another decay")
         if self.resume is not None and self.overwrite:
             raise ValueError("resume and overwrite exclude each other; give one of them")
         return self

@@ -8,10 +8,11 @@ from torch import fx, nn
 
 from ann2snn_distill.conversion.rules import Kind
 from ann2snn_distill.conversion.sites import Sites
+from ann2snn_distill.neurons.equations import NeuronModel
 from ann2snn_distill.neurons.temporal import repeat_over_time
 
 NEURONS = "neurons"
-"""Name of the body's child that holds one module a neuron, with its threshold."""
+"""Name of the body's child that holds one module a neuron, with its threshold and, if it has its own, its decay."""
 
 
 class _Graph:
@@ -36,6 +37,12 @@ class _Graph:
         """Add a read of the body's attribute at `path`."""
         return self.graph.create_node("get_attr", path)
 
+    def own_decay(self, neuron: fx.Node) -> fx.Node | None:
+        """Add a read of a neuron's decay, if it has its own."""
+        path = f"{NEURONS}.{neuron.name}"
+        has_own = self.sites.trace.body.get_submodule(path).decay is not None
+        return self.attribute(f"{path}.decay") if has_own else None
+
     def _copy(self, node: fx.Node, lookup: Callable[[fx.Node], fx.Node]) -> fx.Node:
         return self.graph.node_copy(node, lookup)
 
@@ -53,6 +60,11 @@ class TimeGraph(_Graph):
     def threshold(self, neuron: fx.Node) -> fx.Node:
         """Add a read of a neuron's threshold."""
         return self.attribute(f"{NEURONS}.{neuron.name}.threshold")
+
+    def model(self, neuron: fx.Node, shared: NeuronModel) -> NeuronModel:
+        """Return the parameters of a neuron: the shared ones, with a read of its decay where it has its own."""
+        decay = self.own_decay(neuron)
+        return shared if decay is None else shared._replace(decay=decay)  # type: ignore[arg-type]
 
     def is_static(self, node: fx.Node) -> bool:
         """Return whether `node` is constant in time."""

@@ -11,7 +11,7 @@ from ann2snn_distill.conversion.fusion import Drive, DriveTerm
 from ann2snn_distill.conversion.norms import norm_module, norm_state
 from ann2snn_distill.neurons.fused import Term, affine_by_batch, affine_by_running, observe_terms
 from ann2snn_distill.neurons.norm import NormRecord
-from ann2snn_distill.neurons.rate import neuron_rate, norm_eval_rate, norm_train_rate
+from ann2snn_distill.neurons.rate import norm_eval_rate, norm_train_rate
 
 if TYPE_CHECKING:
     from ann2snn_distill.conversion.programs import Pair
@@ -47,7 +47,8 @@ class FusedPair:
             for term, mapped in zip(drive.terms, maps, strict=True)
         )
         threshold = time.threshold(node)
-        result = time.call(observe_terms, (terms, threshold, time.timesteps), {"model": self.plain.neuron})
+        model = time.model(node, self.plain.neuron)
+        result = time.call(observe_terms, (terms, threshold, time.timesteps), {"model": model})
         self.plain.define_neuron(node, result)
         inputs, norms = time.item(result, 2), {}
         for index, (term, mapped) in enumerate(zip(drive.terms, maps, strict=True)):
@@ -58,9 +59,7 @@ class FusedPair:
                 self._answer_norm(inner, norms[inner])
             else:
                 rate.copy(inner, cheap=True)
-        value, slope = self.plain.record_fields(time.item(result, 1), 2)
-        (source,) = time.sites.data_inputs(node)
-        rate.define(node, rate.call(neuron_rate, (rate.data(source), value, slope)), cheap=True)
+        self.plain.answer_neuron(node, time.item(result, 1))
 
     def _map(self, term: DriveTerm) -> fx.Node | None:
         """Add the call that gives a norm's map, mean and 1 / deviation."""

@@ -123,7 +123,7 @@ def unrolled(
             continue
         source = sites.data_inputs(node)[0]
         if role is Role.NEURON:
-            options = {"static": time.is_static(source), "model": neuron}
+            options = {"static": time.is_static(source), "model": time.model(node, neuron)}
             threshold = time.threshold(node)
             unroll = unroll_pair if node.target is two_sided else unroll_neuron
             result = time.call(unroll, (time.data(source), threshold, time.timesteps), options)
@@ -178,14 +178,21 @@ class Pair:
 
     def _neuron(self, node: fx.Node) -> None:
         (source,) = self.time.sites.data_inputs(node)
-        time, rate = self.time, self.rate
+        time = self.time
         threshold = time.threshold(node)
-        options = {"static": time.is_static(source), "model": self.neuron}
+        options = {"static": time.is_static(source), "model": time.model(node, self.neuron)}
         observe = observe_pair if node.target is two_sided else observe_neuron
         result = time.call(observe, (time.data(source), threshold, time.timesteps), options)
         self.define_neuron(node, result)
-        value, slope = self.record_fields(time.item(result, 1), 2)
-        rate.define(node, rate.call(neuron_rate, (rate.data(source), value, slope)), cheap=True)
+        self.answer_neuron(node, time.item(result, 1))
+
+    def answer_neuron(self, node: fx.Node, record: fx.Node) -> None:
+        """Let the rate graph answer for a neuron with its record; the gradient goes to its own decay, too."""
+        (source,) = self.rate.sites.data_inputs(node)
+        decay = self.rate.own_decay(node)
+        fields = self.record_fields(record, 2 if decay is None else 3)
+        own = () if decay is None else (decay,)
+        self.rate.define(node, self.rate.call(neuron_rate, (self.rate.data(source), *fields, *own)), cheap=True)
 
     def define_neuron(self, node: fx.Node, result: fx.Node) -> None:
         """Let a neuron emit what an observation of it gave: its spikes, or their recorded mean."""

@@ -23,13 +23,30 @@ from ann2snn_distill.neurons.temporal import mean_over_time, repeat_over_time
 
 
 class Neuron(nn.Module):
-    """Where a neuron's threshold lives; its equations are in `neurons/`."""
+    """Where a neuron's threshold lives, and its decay if it has its own; its equations are in `neurons/`.
+
+    A decay that is learnt is sigmoid(decay_logit), as in PLIF (Fang et al. 2021, arXiv 2007.05785).
+    """
 
     threshold: Tensor
+    fixed_decay: Tensor | None
+    decay_logit: nn.Parameter | None
 
-    def __init__(self, threshold: float):
+    def __init__(self, threshold: float, decay: float | None = None, *, learn: bool = False):
         super().__init__()
+        fixed, logit = None, None
+        if decay is not None and learn:  # in float64, as decays near 0 and 1 have no finite logit in float32
+            logit = nn.Parameter(torch.tensor(decay, dtype=torch.float64).logit().float())
+        elif decay is not None:
+            fixed = torch.tensor(float(decay))
         self.register_buffer("threshold", torch.tensor(float(threshold)), persistent=False)
+        self.register_buffer("fixed_decay", fixed, persistent=False)
+        self.register_parameter("decay_logit", logit)
+
+    @property
+    def decay(self) -> Tensor | None:
+        """The neuron's own decay, a scalar; None where it is the network's."""
+        return self.fixed_decay if self.decay_logit is None else torch.sigmoid(self.decay_logit)
 
 
 @dataclass(frozen=True)
@@ -93,18 +110,33 @@ class SpikingNetwork(nn.Module):
         neuron: NeuronModel,
         *,
         thresholds: Mapping[str, float],
+        decays: Mapping[str, float] | None = None,
+        learn_decay: bool = False,
         static_input: bool = True,
     ):
+        """Build the programs.
+
+        Args:
+            network: the network, which gains the neurons.
+            neuron: what all neurons have in common.
+            thresholds: of every neuron, by name.
+            decays: of every neuron, by name, where each has its own; else None.
+            learn_decay: whether these decays are parameters, and so strictly between 0 and 1.
+            static_input: whether the input is images, constant in time, and not frames.
+
+        Raises:
+            BadInputError: thresholds or decays name other neurons than the network has.
+        """
         super().__init__()
         names = network.sites.neuron_names()
-        if set(thresholds) != set(names):
-            raise BadInputError(
-                f"the thresholds name {len(set(thresholds))} neurons and the network has {len(names)}; "
-                "the file belongs to another version of this model: convert it again"
-            )
+        _check_names("thresholds", thresholds, names)
+        if decays is not None:
+            _check_names("decays", decays, names)
         self.network, self.neuron, self.static_input = network, neuron, static_input
         self.body = network.body
-        self.body.add_module(NEURONS, nn.ModuleDict({name: Neuron(thresholds[name]) for name in names}))
+        own = decays or {}
+        neurons = {name: Neuron(thresholds[name], own.get(name), learn=learn_decay) for name in names}
+        self.body.add_module(NEURONS, nn.ModuleDict(neurons))
         self.stages = network.stages
         self.in_training = self._programs(training=True)
         self.in_inference = self._programs(training=False)
@@ -122,6 +154,17 @@ class SpikingNetwork(nn.Module):
     def thresholds(self) -> dict[str, float]:
         """Every neuron's threshold by name, in order."""
         return {name: float(self._neurons()[name].threshold) for name in self.network.sites.neuron_names()}  # type: ignore[arg-type]
+
+    @property
+    def decays(self) -> dict[str, float] | None:
+        """Every neuron's own decay by name, in order; None where all have the model's."""
+        with torch.no_grad():
+            found = {name: self._neurons()[name].decay for name in self.network.sites.neuron_names()}
+        return {name: float(decay) for name, decay in found.items() if decay is not None} or None  # type: ignore[arg-type]
+
+    def weight_names(self) -> tuple[str, ...]:
+        """Return the names of the body's tensors that a file holds: all but the neurons', which are in its header."""
+        return tuple(name for name in self.body.state_dict() if not name.startswith(f"{NEURONS}."))
 
     def set_thresholds(self, thresholds: Mapping[str, float]) -> None:
         """Give the named neurons new thresholds."""
@@ -178,6 +221,14 @@ class SpikingNetwork(nn.Module):
                 unrolls.append(unrolled(sites, stage, neuron=self.neuron, static_input=static, training=training))
             static = pairs[-1].static_output
         return Programs(self.body, self.stages, tuple(pairs), tuple(unrolls), self.static_input)
+
+
+def _check_names(what: str, found: Mapping[str, float], names: Sequence[str]) -> None:
+    if set(found) != set(names):
+        raise BadInputError(
+            f"the {what} name {len(set(found))} neurons and the network has {len(names)}; "
+            "the file belongs to another version of this model: convert it again"
+        )
 
 
 def uniform_thresholds(names: Sequence[str], threshold: float) -> dict[str, float]:

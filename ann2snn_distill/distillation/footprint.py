@@ -4,6 +4,7 @@ Values for one image: n of neurons; m of what else is recorded, one a norm and t
 one time around node i. What runs inside a neuron's operation (norms, sums) has no output: it reads their inputs.
 
     kept     ann n + m;   rate, hybrid 2 n + m;   bptt T (3 n + m), a float32 membrane being two
+             with learnt decays n more a record, and bptt another membrane: 3 n + m and T (5 n + m)
     tails    sum_k n_k                            hybrid: the teacher's neurons behind branch k
     peak     max( kept + tails + 3 of the largest,  max_i kept in front of i + T a_i )
 """
@@ -19,6 +20,7 @@ from ann2snn_distill.conversion.network import Partitioned
 from ann2snn_distill.conversion.rules import Kind, Role
 
 _PER_NEURON = {"ann": 1, "rate": 2, "hybrid": 2, "bptt": 3}
+_PER_LEARNT = {"ann": 0, "rate": 1, "hybrid": 1, "bptt": 2}
 _PER_OTHER = {Role.NORM: 1, Role.ANALOG: 2}
 _PASSING = 3
 """Gradients and outputs of the largest site that are there at one time in the backward."""
@@ -68,6 +70,7 @@ def peak_values(
     entries: Sequence[int],
     timesteps: int,
     sampled: bool = False,
+    learn_decay: bool = False,
 ) -> int:
     """Return how many values of activations a training step holds at its peak for one image.
 
@@ -78,12 +81,14 @@ def peak_values(
         entries: teacher stages after which branches enter.
         timesteps: T; ann has none.
         sampled: whether each image takes one of the branches.
+        learn_decay: whether the student's neurons learn their decays.
     """
     steps = 1 if method == "ann" else timesteps
     copies = timesteps if method == "bptt" else 1
+    per_neuron = _PER_NEURON[method] + (_PER_LEARNT[method] if learn_decay else 0)
 
     def kept(moment: Moment) -> int:
-        return copies * (_PER_NEURON[method] * moment.neurons + moment.others)
+        return copies * (per_neuron * moment.neurons + moment.others)
 
     tails = sum(teacher.behind[entry] for entry in entries) if method == "hybrid" else 0
     tails //= len(entries) if sampled and entries else 1

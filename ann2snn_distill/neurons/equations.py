@@ -24,13 +24,14 @@ class NeuronModel(NamedTuple):
     """Parameters that all neurons of a network share; thresholds stand with each neuron.
 
     Attributes:
-        decay: share of the membrane kept per timestep, in [0, 1].
+        decay: share of the membrane kept per timestep, in [0, 1]; a scalar tensor where a neuron has its own, which
+            may be learnt.
         v_init: membrane before the first timestep, in thresholds.
         reset: soft (subtract the threshold), soft-detached (the same, not differentiated), or hard.
         surrogate_width: width of the surrogate slope, in thresholds.
     """
 
-    decay: float
+    decay: float | Tensor
     v_init: float
     reset: Reset
     surrogate_width: float
@@ -70,16 +71,18 @@ def surrogate_slope(charged: Tensor, threshold: Tensor, model: NeuronModel) -> T
     return (steepness / threshold) * q * (1 - q)
 
 
-def next_sensitivity(
-    sensitivity: Tensor | float,
-    charged: Tensor,
-    spike: Tensor,
-    slope: Tensor,
-    threshold: Tensor,
-    model: NeuronModel,
-) -> Tensor | float:
-    """Return f_{t+1} = 1 + decay * f_t * dv/du, the derivative of u_{t+1} by a shift common to all currents."""
+def reset_slope(charged: Tensor, spike: Tensor, slope: Tensor, threshold: Tensor, model: NeuronModel) -> Tensor | float:
+    """Return dv/du: 1, 1 - threshold * h or 1 - s - u * h, for soft-detached, soft and hard."""
     if model.reset == "soft-detached":
-        return 1 + model.decay * sensitivity
-    kept = 1 - threshold * slope if model.reset == "soft" else 1 - spike - charged * slope
+        return 1.0
+    return 1 - threshold * slope if model.reset == "soft" else 1 - spike - charged * slope
+
+
+def next_sensitivity(sensitivity: Tensor | float, kept: Tensor | float, model: NeuronModel) -> Tensor | float:
+    """Return f_{t+1} = 1 + decay * f_t * dv/du, the derivative of u_{t+1} by a shift common to all currents."""
     return 1 + model.decay * sensitivity * kept
+
+
+def next_decay_sensitivity(sensitivity: Tensor, kept: Tensor | float, membrane: Tensor, model: NeuronModel) -> Tensor:
+    """Return e_{t+1} = v_t + decay * e_t * dv/du, the derivative of u_{t+1} by the decay; e_0 = v_{-1}."""
+    return membrane + model.decay * sensitivity * kept

@@ -40,6 +40,8 @@ class Term(NamedTuple):
 
 
 _NO_TERM = (None, None, False)
+_Pairs = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
+_Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def observe_terms(
@@ -57,15 +59,16 @@ def observe_terms(
         The emitted threshold * s_t (TB, ...), the neuron's record, and the mean input (B, ...) of every affine term.
     """
     (x, x_affine_3C, x_static), (y, y_affine_3C, y_static) = (*terms, _NO_TERM)[:2]
-    emitted, value, slope, *means = observe_drive(
+    decay, own_decay = (0.0, model.decay) if isinstance(model.decay, Tensor) else (model.decay, None)
+    emitted, value, slope, of_decay, *means = observe_drive(
         x, x_affine_3C, y, y_affine_3C, threshold, timesteps,
-        [x_static, y_static], [model.decay, model.v_init, model.surrogate_width], model.reset,
+        [x_static, y_static], [decay, model.v_init, model.surrogate_width], model.reset, own_decay,
     )  # fmt: skip
     inputs = [
         None if term.affine_3C is None else term.values if term.static else mean
         for term, mean in zip(terms, means, strict=False)
     ]
-    return emitted, NeuronRecord(value, slope), tuple(inputs)
+    return emitted, NeuronRecord(value, slope, None if own_decay is None else of_decay), tuple(inputs)
 
 
 def affine_by_batch(
@@ -124,7 +127,8 @@ def observe_drive(
     static: list[bool],
     parameters: list[float],
     reset: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    own_decay: Tensor | None = None,
+) -> _Outputs:
     """The operation behind `observe_terms`.
 
     Args:
@@ -137,14 +141,16 @@ def observe_drive(
         static: of x and of y.
         parameters: decay, v_init, surrogate_width.
         reset: as in `NeuronModel`.
+        own_decay: scalar that goes before the decay of `parameters`, and by which a slope is recorded; or None.
 
     Returns:
-        Emitted (TB, ...), value, slope, mean of x and mean of y (B, ...); a mean that nobody needs is empty.
+        Emitted (TB, ...), value, slope, slope by the decay, mean of x and mean of y (B, ...); what nobody needs is
+        empty.
     """
-    outputs = _outputs(x, x_affine_3C, y, y_affine_3C, timesteps, static)
+    outputs = _outputs((x, x_affine_3C, y, y_affine_3C), timesteps, static, own_decay)
     decay, v_init, width = parameters
     if not x.is_cuda:
-        model = NeuronModel(decay, v_init, _reset(reset), width)
+        model = NeuronModel(decay if own_decay is None else own_decay, v_init, _reset(reset), width)
         return _plain((x, x_affine_3C, y, y_affine_3C), threshold, timesteps, static, model, outputs)
     from ann2snn_distill.neurons.kernels import launch_drive
 
@@ -152,7 +158,7 @@ def observe_drive(
     terms = (_laid_out(x, last), x_affine_3C, None if y is None else _laid_out(y, last), y_affine_3C)
     launch_drive(
         terms, threshold, outputs, timesteps=timesteps, static=(static[0], static[1]),
-        model=(decay, v_init, reset, SLOPE / width), channels_last=last,
+        model=(decay, v_init, reset, SLOPE / width), own_decay=own_decay, channels_last=last,
     )  # fmt: skip
     return outputs
 
@@ -166,21 +172,17 @@ def _(
     threshold: Tensor,
     timesteps: int,
     static: list[bool],
-    *model: object,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    del threshold, model
-    return _outputs(x, x_affine_3C, y, y_affine_3C, timesteps, static)
+    parameters: list[float],
+    reset: str,
+    own_decay: Tensor | None = None,
+) -> _Outputs:
+    del threshold, parameters, reset
+    return _outputs((x, x_affine_3C, y, y_affine_3C), timesteps, static, own_decay)
 
 
-def _outputs(
-    x: Tensor,
-    x_affine_3C: Tensor | None,
-    y: Tensor | None,
-    y_affine_3C: Tensor | None,
-    timesteps: int,
-    static: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _outputs(terms: _Pairs, timesteps: int, static: list[bool], own_decay: Tensor | None) -> _Outputs:
     """Allocate what `observe_drive` returns, in the layout of `x`."""
+    x, x_affine_3C, y, y_affine_3C = terms
     dtype = x.dtype if y is None else torch.promote_types(x.dtype, y.dtype)
     batch = x.shape[0] // (1 if static[0] else timesteps)
     form = torch.channels_last if is_channels_last(x) else torch.contiguous_format
@@ -188,23 +190,18 @@ def _outputs(
     def empty(rows: int) -> Tensor:
         return torch.empty((rows, *x.shape[1:]), dtype=dtype, device=x.device, memory_format=form)
 
-    nothing = x.new_empty(0)
-    x_mean = nothing if x_affine_3C is None or static[0] else empty(batch)
+    of_decay = x.new_empty(0) if own_decay is None else empty(batch)
+    x_mean = x.new_empty(0) if x_affine_3C is None or static[0] else empty(batch)
     y_mean = x.new_empty(0) if y_affine_3C is None or static[1] else empty(batch)
-    return empty(timesteps * batch), empty(batch), empty(batch), x_mean, y_mean
+    return empty(timesteps * batch), empty(batch), empty(batch), of_decay, x_mean, y_mean
 
 
 def _plain(
-    terms: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None],
-    threshold: Tensor,
-    timesteps: int,
-    static: list[bool],
-    model: NeuronModel,
-    outputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    terms: _Pairs, threshold: Tensor, timesteps: int, static: list[bool], model: NeuronModel, outputs: _Outputs
+) -> _Outputs:
     """Fill `outputs` by the plain equations."""
     x, x_affine_3C, y, y_affine_3C = terms
-    emitted, value, slope, x_mean, y_mean = outputs
+    emitted, value, slope, of_decay, x_mean, y_mean = outputs
     current, still = _mapped(x, x_affine_3C), static[0]
     if y is not None:
         other = _mapped(y, y_affine_3C)
@@ -216,6 +213,8 @@ def _plain(
     emitted.copy_(spikes)
     value.copy_(record.value_B)
     slope.copy_(record.slope_B)
+    if record.decay_slope_B is not None:
+        of_decay.copy_(record.decay_slope_B)
     if x_mean.numel():
         x_mean.copy_(mean_over_time(x, timesteps))
     if y is not None and y_mean.numel():

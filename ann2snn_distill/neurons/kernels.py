@@ -42,9 +42,10 @@ def _term(ptr, offset, inside, center, scale, shift, AFFINE: tl.constexpr, WIDE:
 
 @triton.jit
 def _timestep(
-    membrane, sensitivity, current, threshold, decay, steepness, RESET: tl.constexpr, WIDE: tl.constexpr
+    membrane, sensitivity, decay_sensitivity, current, threshold, decay, steepness,
+    RESET: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Charge, fire, reset; return spike, membrane, slope and the next sensitivity (see equations.py)."""
+    """Charge, fire, reset; return spike, membrane, slope and both next sensitivities (see equations.py)."""
     u = decay * membrane + current
     spike = (u >= threshold).to(WIDE)
     q = 1 / (1 + tl.exp(-steepness * (u / threshold - 1)))
@@ -58,17 +59,17 @@ def _timestep(
     else:
         after = u - threshold * spike
         kept = tl.zeros_like(h) + 1
-    return spike, after, h, 1 + decay * sensitivity * kept
+    return spike, after, h, 1 + decay * sensitivity * kept, after + decay * decay_sensitivity * kept
 
 
 @triton.jit
 def _drive_kernel(
-    x_ptr, x_affine_ptr, y_ptr, y_affine_ptr, threshold_ptr,
-    emitted_ptr, value_ptr, slope_ptr, x_mean_ptr, y_mean_ptr,
+    x_ptr, x_affine_ptr, y_ptr, y_affine_ptr, threshold_ptr, decay_ptr,
+    emitted_ptr, value_ptr, slope_ptr, of_decay_ptr, x_mean_ptr, y_mean_ptr,
     rows, columns, channels, count, decay, v_init, steepness,
     X_AFFINE: tl.constexpr, X_STATIC: tl.constexpr, HAS_Y: tl.constexpr, Y_AFFINE: tl.constexpr,
-    Y_STATIC: tl.constexpr, CHANNELS_LAST: tl.constexpr, RESET: tl.constexpr, T: tl.constexpr,
-    WIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    Y_STATIC: tl.constexpr, CHANNELS_LAST: tl.constexpr, RESET: tl.constexpr, OWN_DECAY: tl.constexpr,
+    T: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """See `fused.observe_drive`; RESET is 0 soft, 1 soft-detached, 2 hard."""
     across = tl.cdiv(columns, COLUMNS)
@@ -83,9 +84,11 @@ def _drive_kernel(
     x_center, x_scale, x_shift = _map(x_affine_ptr, channel, known, channels, X_AFFINE, WIDE)
     y_center, y_scale, y_shift = _map(y_affine_ptr, channel, known, channels, Y_AFFINE, WIDE)
     threshold = tl.load(threshold_ptr).to(WIDE)
+    if OWN_DECAY:
+        decay = tl.load(decay_ptr).to(WIDE)
     zero = tl.zeros((ROWS, COLUMNS), WIDE)
-    membrane, sensitivity = zero + v_init * threshold, zero + 1
-    rate, gain, x_sum, y_sum, current = zero, zero, zero, zero, zero
+    membrane, sensitivity, decay_sensitivity = zero + v_init * threshold, zero + 1, zero + v_init * threshold
+    rate, gain, decay_gain, x_sum, y_sum, current = zero, zero, zero, zero, zero, zero
     for t in tl.static_range(T):
         if not X_STATIC or t == 0:
             x_values, x = _term(x_ptr, t * count + offset, inside, x_center, x_scale, x_shift, X_AFFINE, WIDE)
@@ -96,15 +99,17 @@ def _drive_kernel(
                 y_values, y = _term(y_ptr, t * count + offset, inside, y_center, y_scale, y_shift, Y_AFFINE, WIDE)
                 y_sum += y_values
             current = x + y
-        sensitivity_now = sensitivity
-        spike, membrane, h, sensitivity = _timestep(
-            membrane, sensitivity, current, threshold, decay, steepness, RESET, WIDE
+        sensitivity_now, decay_sensitivity_now = sensitivity, decay_sensitivity
+        spike, membrane, h, sensitivity, decay_sensitivity = _timestep(
+            membrane, sensitivity, decay_sensitivity, current, threshold, decay, steepness, RESET, WIDE
         )
-        rate += spike
-        gain += sensitivity_now * h
+        rate, gain = rate + spike, gain + sensitivity_now * h
+        decay_gain += decay_sensitivity_now * h  # dead code where it is not stored
         tl.store(emitted_ptr + t * count + offset, threshold * spike, inside)
     tl.store(value_ptr + offset, rate * (threshold / T), inside)
     tl.store(slope_ptr + offset, gain * (threshold / T), inside)
+    if OWN_DECAY:
+        tl.store(of_decay_ptr + offset, decay_gain * (threshold / T), inside)
     if X_AFFINE and not X_STATIC:  # a static input is its own mean
         tl.store(x_mean_ptr + offset, x_sum / T, inside)
     if Y_AFFINE and not Y_STATIC:
@@ -166,22 +171,24 @@ _WIDE = {torch.float64: tl.float64}
 def launch_drive(
     terms: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None],
     threshold: Tensor,
-    outputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+    outputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
     *,
     timesteps: int,
     static: tuple[bool, bool],
     model: tuple[float, float, str, float],
+    own_decay: Tensor | None,
     channels_last: bool,
 ) -> None:
-    """Fill `outputs` (emitted, value, slope, mean of x, mean of y) from dense tensors of one memory layout.
+    """Fill `outputs`, those of `fused.observe_drive` in order, from dense tensors of one memory layout.
 
     Args:
         terms: x, its affine map (3, C) or None, y or None, its affine map or None.
         threshold: scalar.
-        outputs: allocated tensors; a mean that is not recorded is empty.
+        outputs: allocated tensors; what is not recorded is empty.
         timesteps: T.
         static: whether x, and y, have B rows.
         model: decay, v_init, reset, steepness of the surrogate slope.
+        own_decay: scalar that goes before the decay of `model`, or None.
         channels_last: whether channels are innermost in memory.
     """
     x, x_affine, y, y_affine = terms
@@ -192,11 +199,11 @@ def launch_drive(
     decay, v_init, reset, steepness = model
     grid = (triton.cdiv(rows, tile_rows) * triton.cdiv(columns, tile_columns),)
     _drive_kernel[grid](
-        x, x_affine, y, y_affine, threshold, *outputs,
+        x, x_affine, y, y_affine, threshold, own_decay, *outputs,
         rows, columns, channels, value.numel(), decay, v_init, steepness,
         X_AFFINE=x_affine is not None, X_STATIC=static[0], HAS_Y=y is not None, Y_AFFINE=y_affine is not None,
-        Y_STATIC=static[1], CHANNELS_LAST=channels_last, RESET=_RESETS[reset], T=timesteps,
-        WIDE=_WIDE.get(value.dtype, tl.float32), ROWS=tile_rows, COLUMNS=tile_columns,
+        Y_STATIC=static[1], CHANNELS_LAST=channels_last, RESET=_RESETS[reset], OWN_DECAY=own_decay is not None,
+        T=timesteps, WIDE=_WIDE.get(value.dtype, tl.float32), ROWS=tile_rows, COLUMNS=tile_columns,
     )  # fmt: skip
 
 

@@ -17,11 +17,15 @@ def observe_pair(
 ) -> tuple[Tensor, NeuronRecord]:
     """Run a pair over T timesteps and record its rate and gain; arguments and results as of `observe_neuron`.
 
-    The slopes add: off's rate falls where the current rises, and off counts negatively.
+    The slopes add: off's rate falls where the current rises, and off counts negatively. Those by the decay, which
+    both have in common, do not.
     """
     on, of_on = observe_neuron(current, threshold, timesteps, static=static, model=model)
     off, of_off = observe_neuron(-current, threshold, timesteps, static=static, model=model)
-    return on - off, NeuronRecord(of_on.value_B - of_off.value_B, of_on.slope_B + of_off.slope_B)
+    value_B, slope_B = of_on.value_B - of_off.value_B, of_on.slope_B + of_off.slope_B
+    if of_on.decay_slope_B is None or of_off.decay_slope_B is None:
+        return on - off, NeuronRecord(value_B, slope_B)
+    return on - off, NeuronRecord(value_B, slope_B, of_on.decay_slope_B - of_off.decay_slope_B)
 
 
 def unroll_pair(current: Tensor, threshold: Tensor, timesteps: int, *, static: bool, model: NeuronModel) -> Tensor:

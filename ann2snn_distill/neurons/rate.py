@@ -9,8 +9,9 @@ Batch norm in training, with xbar = mean_t x_t, mean and var over (T, B, H, W), 
     dx = weight / sqrt(var + eps) * (d - sum(d)/n - xhat * sum(d * xhat)/n)
     dweight = sum(d * xhat),   dbias = sum(d)
 
-A neuron: y = threshold * rate, dx = threshold * gain * d. Source: arXiv 2410.11488; its code divides the gradient
-by T besides, which the maths does not ask for, and neither does this file.
+A neuron: y = threshold * rate, dx = threshold * gain * d, and if its decay is learnt, ddecay = sum(decay_slope * d).
+Source: arXiv 2410.11488; its code divides the gradient by T besides, which the maths does not ask for, and neither
+does this file.
 """
 
 from typing import Any
@@ -92,10 +93,35 @@ def answer(x: Tensor, recorded: Tensor) -> Tensor:
     return answered
 
 
-def neuron_rate(x: Tensor, value_B: Tensor, slope_B: Tensor) -> Tensor:
-    """Return a neuron's recorded mean output (B, ...); its gradient is slope * upstream."""
+def neuron_rate(
+    x: Tensor, value_B: Tensor, slope_B: Tensor, decay_slope_B: Tensor | None = None, decay: Tensor | None = None
+) -> Tensor:
+    """Return a neuron's recorded mean output (B, ...); its gradient is slope * upstream.
+
+    A decay that is learnt, a scalar, has the gradient sum(decay_slope * upstream).
+    """
     answered: Tensor = Answer.apply(x, value_B, slope_B)
-    return answered
+    if decay_slope_B is None or decay is None:
+        return answered
+    learning: Tensor = AnswerDecay.apply(answered, decay, decay_slope_B)
+    return learning
+
+
+class AnswerDecay(torch.autograd.Function):
+    """The identity, at which a decay (a scalar) takes its gradient, sum(slope * upstream)."""
+
+    @staticmethod
+    def forward(ctx: Any, answered: Tensor, decay: Tensor, slope: Tensor) -> Tensor:
+        """Return `answered`."""
+        ctx.save_for_backward(slope)
+        ctx.dtype = decay.dtype
+        return answered.view_as(answered)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the upstream gradient, and the decay's, summed in float32 at least."""
+        (slope,) = ctx.saved_tensors
+        return upstream, (at_least_float32(upstream) * slope).sum().to(ctx.dtype), None
 
 
 def _recorded_xhat(input_B: Tensor, mean_C: Tensor, inverse_deviation_C: Tensor) -> Tensor:

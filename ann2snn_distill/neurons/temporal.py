@@ -14,8 +14,10 @@ from ann2snn_distill.neurons.equations import (
     NeuronModel,
     charge,
     fire,
+    next_decay_sensitivity,
     next_sensitivity,
     reset,
+    reset_slope,
     surrogate_slope,
 )
 
@@ -54,10 +56,12 @@ class NeuronRecord(NamedTuple):
     Attributes:
         value_B: mean of the emitted threshold * s_t, (B, ...).
         slope_B: threshold * gain, gain = mean_t f_t h(u_t) = d rate / d (shift common to all currents).
+        decay_slope_B: mean_t threshold * h(u_t) * e_t = d value / d decay, where the decay is a tensor.
     """
 
     value_B: Tensor
     slope_B: Tensor
+    decay_slope_B: Tensor | None = None
 
 
 def observe_neuron(
@@ -77,19 +81,26 @@ def observe_neuron(
     """
     membrane: Tensor = model.v_init * threshold
     sensitivity: Tensor | float = 1.0
+    decay_sensitivity = membrane
     emitted = []
     rate_sum: Tensor | float = 0.0
     gain_sum: Tensor | float = 0.0
+    decay_sum: Tensor | float = 0.0
     for current_B in split_time(at_least_float32(current), timesteps, static=static):
         u = charge(membrane, current_B, model)
         s = fire(u, threshold)
         h = surrogate_slope(u, threshold, model)
         membrane = reset(u, s, threshold, model)
         rate_sum, gain_sum = rate_sum + s, gain_sum + sensitivity * h
-        sensitivity = next_sensitivity(sensitivity, u, s, h, threshold, model)
+        kept = reset_slope(u, s, h, threshold, model)
+        sensitivity = next_sensitivity(sensitivity, kept, model)
+        if isinstance(model.decay, Tensor):
+            decay_sum = decay_sum + decay_sensitivity * h
+            decay_sensitivity = next_decay_sensitivity(decay_sensitivity, kept, membrane, model)
         emitted.append((threshold * s).to(current.dtype))
     scale = threshold / timesteps
-    return torch.cat(emitted), NeuronRecord(scale * rate_sum, scale * gain_sum)
+    of_decay = scale * decay_sum if isinstance(decay_sum, Tensor) else None
+    return torch.cat(emitted), NeuronRecord(scale * rate_sum, scale * gain_sum, of_decay)
 
 
 class SurrogateSpike(torch.autograd.Function):

@@ -68,8 +68,9 @@ def _conclude(
     run, path = work.run, work.run.folder / STUDENT_FILE
     test = work.evaluation(run.dataset.test)
     evaluated = state.evaluated()
-    tensors = {name: evaluated[name] for name in work.student.body.state_dict()}
-    header = student_header(run, work.taught, work.student, result)
+    tensors = {name: evaluated[name] for name in work.student.weight_names()}
+    with state.as_evaluated():
+        header = student_header(run, work.taught, work.student, result)
     save_checkpoint(path, tensors, header)
     saved = student_from_header(*load_checkpoint(path)).to(run.device)
     scores = hybrid_scores(saved, work.branches, test, run.settings.timesteps)

@@ -47,6 +47,7 @@ def step_memory(
     timesteps: int,
     execution: Execution,
     sampled: bool = False,
+    learn_decay: bool = False,
     opt: str = "sgd",
     averaged: bool = False,
     data_bytes: int = 0,
@@ -61,6 +62,7 @@ def step_memory(
         timesteps: T; ann has none.
         execution: device, precision, compilation.
         sampled: whether each image takes one of the branches.
+        learn_decay: whether the student's neurons learn their decays.
         opt: sgd or adamw.
         averaged: whether a moving average of the weights is kept.
         data_bytes: images that lie on the device.
@@ -76,7 +78,13 @@ def step_memory(
         fixed += parameters_of(teacher) * (4 + copy)
     entries = [position.teacher for position in positions]
     values = peak_values(
-        method, footprint(student), footprint(teacher), entries=entries, timesteps=timesteps, sampled=sampled
+        method,
+        footprint(student),
+        footprint(teacher),
+        entries=entries,
+        timesteps=timesteps,
+        sampled=sampled,
+        learn_decay=learn_decay,
     )
     width = 2 if execution.amp else 4
     return StepMemory(fixed / MIB + (_WORKSPACE_MIB if cuda else 0), values * width * (1.0 if fast else _PLAIN) / MIB)

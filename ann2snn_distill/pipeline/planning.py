@@ -114,6 +114,7 @@ def _memory(
             timesteps=settings.timesteps,
             execution=execution_of(settings, device),
             sampled=settings.sampled_branches,
+            learn_decay=bool(settings.learn_decay),
             opt=settings.opt,
             averaged=settings.model_ema > 0,
             data_bytes=device_bytes(dataset.train),

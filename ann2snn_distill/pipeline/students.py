@@ -90,7 +90,8 @@ def new_student(settings: ConvertSettings, teacher: LoadedNetwork, calibration: 
         thresholds = thresholds_of_snn(network.sites, calibration, settings.timesteps, neuron=model)
     if settings.threshold is not None:
         thresholds |= uniform_thresholds(activation_names(network.sites), settings.threshold)
-    return SpikingNetwork(network, model, thresholds=thresholds)
+    decays = dict.fromkeys(thresholds, float(model.decay)) if settings.learn_decay else None
+    return SpikingNetwork(network, model, thresholds=thresholds, decays=decays, learn_decay=bool(settings.learn_decay))
 
 
 def student_from_header(header: SnnHeader, tensors: Mapping[str, Tensor]) -> SpikingNetwork:
@@ -102,7 +103,7 @@ def student_from_header(header: SnnHeader, tensors: Mapping[str, Tensor]) -> Spi
     network = _network_of(header, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     neuron = header.neuron
     model = NeuronModel(neuron.decay, neuron.v_init, neuron.reset, neuron.surrogate_width)
-    student = SpikingNetwork(network, model, thresholds=header.thresholds)
+    student = SpikingNetwork(network, model, thresholds=header.thresholds, decays=header.decays)
     _load(student.body, tensors)
     return student.eval()
 
@@ -137,7 +138,7 @@ def neuron_header(name: str, model: NeuronModel) -> NeuronHeader:
     """Return the header's form of a neuron."""
     return NeuronHeader(
         name="if" if name == "if" else "lif",
-        decay=model.decay,
+        decay=float(model.decay),
         v_init=model.v_init,
         reset=model.reset,
         surrogate_width=model.surrogate_width,

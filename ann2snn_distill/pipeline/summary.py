@@ -20,6 +20,7 @@ def student_header(run: Prepared, taught: Taught, student: SpikingNetwork, resul
     name = run.student_name
     architecture, arguments = local_form(name, network.model_kwargs if name == network.name else {})
     return SnnHeader(
+        format_version=1 if student.decays is None else 2,
         model=network.name,
         student=architecture,
         dataset=str(settings.dataset),
@@ -35,6 +36,7 @@ def student_header(run: Prepared, taught: Taught, student: SpikingNetwork, resul
         stem=network.stem,
         model_kwargs=arguments,
         thresholds=student.thresholds,
+        decays=student.decays,
         evaluation=numerics(run.device, img_size=run.dataset.img_size),
         versions=versions(),
         training={

@@ -23,6 +23,12 @@ def test_flags_reach_the_pipeline_as_settings(run, pipeline):
     assert not settings.download
 
 
+def test_saying_no_to_learnt_decays_is_the_same_as_saying_nothing(run, pipeline):
+    for flags in ("--no-learn-decay", "", "--learn-decay"):
+        assert run("convert", "test_resnet", "--dataset", "digits", *flags.split()).code == 0
+    assert [settings.learn_decay for _, (settings, *_) in pipeline.calls] == [None, None, True]
+
+
 @pytest.mark.parametrize("key", ["batch-size", "batch_size"])
 def test_flags_beat_the_file_and_the_rest_of_the_file_holds(run, pipeline, tmp_path, key):
     file = tmp_path / "run.toml"
@@ -47,6 +53,10 @@ BAD_FLAGS = {
     "--neuron li": "--neuron must be 'lif' or 'if', not li",
     "--neuron if --decay 0.5": "decay belongs to lif, as an if neuron keeps its whole membrane; give --neuron lif",
     "--init teacher --decay 0.5": "decay belongs to lif, as an if neuron keeps its whole membrane; give --neuron lif",
+    "--neuron if --learn-decay": "learn_decay belongs to lif, as an if neuron keeps its whole membrane; "
+    "give --neuron lif",
+    "--learn-decay --decay 1": "learn_decay starts strictly between 0 and 1; give another decay",
+    "--learn-decay --decay 0": "learn_decay starts strictly between 0 and 1; give another decay",
     "--resume auto --overwrite": "resume and overwrite exclude each other; give one of them",
     "--model-kwargs a": "--model-kwargs takes key=value pairs separated by commas, not 'a'",
     "--model-kwargs a=1,a=2": "--model-kwargs names a twice; give it once",

@@ -19,7 +19,7 @@ class PlainSnn(fx.Interpreter):
         super().__init__(student.body, graph=student.network.sites.trace.graph)
         self.roles = student.network.sites.roles
         self.batch_axes = {node.name: axis for node, axis in student.network.sites.trace.batch_axes.items()}
-        self.thresholds, self.model = student.thresholds, student.neuron
+        self.neurons, self.model = student.body.neurons, student.neuron
         self.timesteps, self.training = timesteps, training
         self.values, self.inputs, self.statistics = {}, {}, {}
 
@@ -27,9 +27,9 @@ class PlainSnn(fx.Interpreter):
         role = self.roles.get(n)
         x = self.env[n.args[0]] if role in (Role.NEURON, Role.NORM) else None
         if role is Role.NEURON:
-            result = self._fire(x, self.thresholds[n.name])
+            result = self._fire(x, self.neurons[n.name])
             if n.target is two_sided:
-                result = result - self._fire(-x, self.thresholds[n.name])
+                result = result - self._fire(-x, self.neurons[n.name])
         elif role is Role.NORM:
             result = self._normalise(x, n.target)
         else:
@@ -43,10 +43,11 @@ class PlainSnn(fx.Interpreter):
     def mean(self, value, axis=0):
         return value.unflatten(axis, (self.timesteps, -1)).mean(axis)
 
-    def _fire(self, x, threshold):
+    def _fire(self, x, neuron):
+        threshold, decay = neuron.threshold, self.model.decay if neuron.decay is None else neuron.decay
         membrane, emitted = self.model.v_init * threshold, []
         for current in x.unflatten(0, (self.timesteps, -1)):
-            charged = self.model.decay * membrane + current
+            charged = decay * membrane + current
             soft = torch.sigmoid(4 / self.model.surrogate_width * (charged / threshold - 1))
             spike = (charged >= threshold).to(charged) + (soft - soft.detach())
             if self.model.reset == "hard":

@@ -62,8 +62,10 @@ def spiking(name, keywords=None, *, neuron=LIF, threshold=0.5, dtype=torch.float
 def spiking_form(model, *, neuron=LIF, threshold=0.5, **options):
     """An SNN of any network, in its dtype."""
     cut = partitioned(model, img_size=IMAGE)
-    thresholds = uniform_thresholds(cut.sites.neuron_names(), threshold)
-    student = SpikingNetwork(cut, neuron, thresholds=thresholds, **options)
+    names = cut.sites.neuron_names()
+    if options.get("learn_decay"):
+        options["decays"] = {name: 0.3 + 0.5 * index / len(names) for index, name in enumerate(names)}
+    student = SpikingNetwork(cut, neuron, thresholds=uniform_thresholds(names, threshold), **options)
     return student.to(next(model.parameters()).dtype)
 
 

@@ -41,6 +41,15 @@ def test_a_step_keeps_its_records_and_passes_three_of_the_largest(counted, metho
     assert found == kept + 3 * LARGEST * copies
 
 
+@pytest.mark.parametrize(("method", "more"), [("rate", NEURONS), ("hybrid", NEURONS), ("bptt", 4 * 2 * NEURONS)])
+def test_learnt_decays_take_a_record_more_and_through_time_a_membrane(counted, method, more):
+    plain, learning = (
+        peak_values(method, counted, counted, entries=ENTRIES, timesteps=4, learn_decay=learnt)
+        for learnt in (False, True)
+    )
+    assert learning - plain == more
+
+
 def test_sampled_branches_keep_a_third_of_the_tails(counted):
     both = [
         peak_values("hybrid", counted, counted, entries=ENTRIES, timesteps=4, sampled=sampled)

@@ -27,7 +27,7 @@ def distance(ours, theirs):
     return float((ours.double() - theirs.double()).norm() / (theirs.double().norm() + 1e-30)) if theirs.numel() else 0.0
 
 
-def drive_case(shape, terms, model, *, timesteps, static, dtype, channels_last):
+def drive_case(shape, terms, model, *, timesteps, static, dtype, channels_last, own_decay):
     generator = torch.Generator().manual_seed(0)
     made = {"dtype": dtype, "channels_last": channels_last, "generator": generator}
     x = images(shape[0] * (1 if static[0] else timesteps), shape, **made)
@@ -35,14 +35,15 @@ def drive_case(shape, terms, model, *, timesteps, static, dtype, channels_last):
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     maps = [torch.randn(3, shape[1], generator=generator).to(wide) if f"a({name})" in terms else None for name in "xy"]
     threshold = torch.tensor(0.7, dtype=wide)
+    decay = torch.tensor(0.4, dtype=wide) if own_decay else None
     parameters = [model.decay, model.v_init, model.surrogate_width]
-    wanted = observe_drive(x, maps[0], y, maps[1], threshold, timesteps, list(static), parameters, model.reset)
-    found = _outputs(x, maps[0], y, maps[1], timesteps, list(static))
+    wanted = observe_drive(x, maps[0], y, maps[1], threshold, timesteps, list(static), parameters, model.reset, decay)
+    found = _outputs((x, maps[0], y, maps[1]), timesteps, list(static), decay)
     for output in found:
         output.fill_(float("nan"))
     kernels.launch_drive(
         (x, maps[0], y, maps[1]), threshold, found, timesteps=timesteps, static=static,
-        model=(model.decay, model.v_init, model.reset, SLOPE / model.surrogate_width),
+        model=(model.decay, model.v_init, model.reset, SLOPE / model.surrogate_width), own_decay=decay,
         channels_last=is_channels_last(found[1]),
     )  # fmt: skip
     return max(distance(ours, theirs) for ours, theirs in zip(found, wanted, strict=True))
@@ -63,10 +64,13 @@ def main():
     for index, (shape, terms, model, static) in enumerate(cases):
         timesteps, channels_last = (1, 4)[index % 2], bool(index // 2 % 2)
         dtype = (torch.float64, torch.float32, torch.bfloat16, torch.float16)[index * 7 // 3 % 4]
+        own_decay = index % 5 < 2
         error = drive_case(
-            shape, terms, model, timesteps=timesteps, static=static, dtype=dtype, channels_last=channels_last
-        )
-        print(json.dumps(["drive", str(dtype), f"{shape} {terms} {model.reset} {static} {channels_last}", error]))
+            shape, terms, model, timesteps=timesteps, static=static, dtype=dtype, channels_last=channels_last,
+            own_decay=own_decay,
+        )  # fmt: skip
+        name = f"{shape} {terms} {model.reset} {static} {channels_last} {own_decay}"
+        print(json.dumps(["drive", str(dtype), name, error]))
     for shape, dtype in itertools.product(
         [(3, 5, 6, 7), (9, 64, 8, 8), (2, 130, 3, 3)], [torch.float64, torch.float32]
     ):

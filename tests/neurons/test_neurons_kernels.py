@@ -37,14 +37,16 @@ def test_the_operations_declare_the_outputs_that_they_return(static):
     y = torch.randn(12, 4, 5, 5)
     maps = torch.randn(3, 4)
     arguments = (x, maps, y, None, torch.tensor(1.0), 2, [static, False], [0.2, 0.0, 1.0], "soft-detached")
-    torch.library.opcheck(observe_drive, arguments)
+    for own_decay in (None, torch.tensor(0.4)):
+        torch.library.opcheck(observe_drive, (*arguments, own_decay))
     torch.library.opcheck(channel_moments, (x,))
 
 
 def test_records_have_the_width_of_the_activations_and_a_static_mean_is_the_input_itself():
     x = torch.randn(3, 4, 5, 5).bfloat16()
     term = Term(x, torch.randn(3, 4), static=True)
-    emitted, record, (mean,) = observe_terms((term,), torch.tensor(1.0), 4, model=LIF)
+    learning = LIF._replace(decay=torch.tensor(0.2))
+    emitted, record, (mean,) = observe_terms((term,), torch.tensor(1.0), 4, model=learning)
     assert emitted.shape == (12, 4, 5, 5)
-    assert {emitted.dtype, record.value_B.dtype, record.slope_B.dtype} == {torch.bfloat16}
+    assert {emitted.dtype, *(value.dtype for value in record)} == {torch.bfloat16}
     assert mean is x

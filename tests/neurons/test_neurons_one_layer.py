@@ -62,10 +62,12 @@ def test_a_static_image_makes_one_layers_rate_gradient_bptts_exactly(by_autograd
     image = random(B, 3, 6, 6, seed=3)
     weight = (random(4, 3, 3, 3, seed=4) / 3).requires_grad_()
     upstream = random(B, 4, 6, 6, seed=5)
+    decay = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
+    model = model._replace(decay=decay)
     norm = nn.BatchNorm2d(4).double()
     current = norm(F.conv2d(torch.cat([image] * T), weight, padding=1)).unflatten(0, (T, B))
     output = THRESHOLD * by_autograd(current, THRESHOLD, model).mean(0)
-    wanted = torch.autograd.grad((output * upstream).sum(), [weight, *norm.parameters()])
+    wanted = torch.autograd.grad((output * upstream).sum(), [weight, decay, *norm.parameters()])
 
     ours = nn.BatchNorm2d(4).double()
     state = NormState(ours.weight, ours.bias, ours.running_mean, ours.running_var)
@@ -74,8 +76,8 @@ def test_a_static_image_makes_one_layers_rate_gradient_bptts_exactly(by_autograd
             F.conv2d(image, weight, padding=1), state, T, static=True, eps=ours.eps, momentum=0.1
         )
         _, neuron = observe_neuron(x, THRESHOLD, T, static=True, model=model)
-    rate = neuron_rate(norm_train_rate(F.conv2d(image, weight, padding=1), state, record), *neuron)
-    found = torch.autograd.grad((rate * upstream).sum(), [weight, *ours.parameters()])
+    rate = neuron_rate(norm_train_rate(F.conv2d(image, weight, padding=1), state, record), *neuron, decay)
+    found = torch.autograd.grad((rate * upstream).sum(), [weight, decay, *ours.parameters()])
     torch.testing.assert_close(rate, output, rtol=1e-12, atol=1e-12)
     for mine, theirs in zip(found, wanted, strict=True):
         assert theirs.abs().max() > 1e-3

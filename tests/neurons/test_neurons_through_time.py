@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ann2snn_distill.neurons.equations import IF, LIF, surrogate_slope
+from ann2snn_distill.neurons.pairs import observe_pair, unroll_pair
 from ann2snn_distill.neurons.temporal import observe_neuron, unroll_neuron
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -41,6 +42,57 @@ def test_gain_is_bptt_for_a_shift_common_to_all_timesteps(by_autograd, name, res
     assert 0.05 < rate.mean() < 0.95
     torch.testing.assert_close(record.value_B, threshold * rate.detach(), **EXACT)
     torch.testing.assert_close(record.slope_B, threshold * gain, **EXACT)
+
+
+@each_model
+@each_reset
+@each_threshold
+@each_length
+@pytest.mark.parametrize("static", [False, True])
+def test_slope_by_the_decay_is_bptts(by_autograd, name, reset, threshold, timesteps, static):
+    model = MODELS[name]._replace(reset=reset, surrogate_width=1.3, decay=number(0.6))
+    current_TB = currents(1 if static else timesteps, 3, 50, threshold=threshold)
+    decay_B = torch.full((3, 50), 0.6, dtype=torch.float64, requires_grad=True)
+    moving_TB = current_TB.expand(timesteps, -1, -1)
+    rate = by_autograd(moving_TB, number(threshold), model._replace(decay=decay_B)).mean(0)
+    (slope_B,) = torch.autograd.grad(threshold * rate.sum(), decay_B)
+
+    _, record = observe_neuron(current_TB.flatten(0, 1), number(threshold), timesteps, static=static, model=model)
+
+    assert slope_B.any() == (timesteps > 1 or model.v_init != 0)
+    torch.testing.assert_close(record.value_B, threshold * rate.detach(), **EXACT)
+    torch.testing.assert_close(record.decay_slope_B, slope_B, **EXACT)
+
+
+@each_reset
+def test_the_unrolled_gradient_by_the_decay_is_autograds_through_time(by_autograd, reset):
+    threshold, decays = number(0.7), [number(0.6).requires_grad_() for _ in range(2)]
+    models = [LIF._replace(reset=reset, v_init=0.2, decay=decay) for decay in decays]
+    current_TB = currents(4, 60, seed=2)
+    weight_TB = torch.randn(4, 60, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    emitted = unroll_neuron(current_TB.flatten(), threshold, 4, static=False, model=models[0]).view(4, 60)
+    expected = threshold * by_autograd(current_TB, threshold, models[1])
+    (emitted * weight_TB).sum().backward()
+    (expected * weight_TB).sum().backward()
+    assert decays[1].grad != 0
+    torch.testing.assert_close(decays[0].grad, decays[1].grad, **EXACT)
+
+
+@each_reset
+def test_a_pairs_slope_by_the_decay_is_bptts(reset):
+    """One decay for both neurons, and the off neuron counts negatively."""
+    decay, threshold = number(0.6).requires_grad_(), number(0.7)
+    model, current = LIF._replace(reset=reset, v_init=0.2, decay=decay), currents(4, 60, seed=2).flatten()
+    emitted = unroll_pair(current, threshold, 4, static=False, model=model)
+    (wanted,) = torch.autograd.grad(emitted.view(4, 60).mean(0).sum(), decay)
+    _, record = observe_pair(current, threshold, 4, static=False, model=model._replace(decay=decay.detach()))
+    assert wanted != 0
+    torch.testing.assert_close(record.decay_slope_B.sum(), wanted, **EXACT)
+
+
+def test_nothing_is_recorded_for_a_decay_that_is_a_number():
+    _, record = observe_neuron(currents(4, 60).flatten(), number(1.0), 4, static=False, model=LIF)
+    assert record.decay_slope_B is None
 
 
 @each_model

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from ann2snn_distill.checkpoint import load_checkpoint
+from ann2snn_distill.checkpoint import load_checkpoint, read_header
 from ann2snn_distill.reporting.report import Report
 from ann2snn_distill.training.resume import ResumeFolder
 
@@ -165,6 +165,8 @@ def assert_same_run(first: Path, second: Path) -> None:
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
+    headers = [read_header(folder / "student.safetensors") for folder in (first, second)]
+    assert headers[0].decays == headers[1].decays
     reports = [json.loads((folder / "report.json").read_text()) for folder in (first, second)]
     for report in reports:
         report["training"] = None

@@ -194,7 +194,7 @@ def test_a_header_of_another_version_is_refused(command, trained, tmp_path):
     (length,) = struct.unpack("<Q", content[:8])
     outer = json.loads(content[8 : 8 + length])
     header = json.loads(outer["__metadata__"]["snn_distill"])
-    for version, text in ((2, "newer snn-distill"), (0, "format_version"), ("one", "format_version")):
+    for version, text in ((3, "newer snn-distill"), (0, "format_version"), ("one", "format_version")):
         outer["__metadata__"]["snn_distill"] = json.dumps(header | {"format_version": version})
         new = json.dumps(outer).encode()
         path = tmp_path / "other.safetensors"

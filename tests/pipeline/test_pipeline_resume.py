@@ -28,6 +28,7 @@ RECIPES = {
     "adamw, average, mixed images": {"opt": "adamw", "model_ema": 0.9, "mixup": 0.4, "cutmix": 1.0},
     "rate": {"method": "rate", "aa": "cifar10", "cutout": 4},
     "bptt": {"method": "bptt", "neuron": "if", "grad_accum_steps": 2, "batch_size": 6},
+    "learnt decays": {"method": "rate", "learn_decay": True, "model_ema": 0.9},
     "float16": {"amp": True, "amp_dtype": "float16"},
 }
 

@@ -20,13 +20,15 @@ IF = NeuronModel(1.0, 0.5, "soft", 1.0)
 TIMESTEPS, BATCH = 4, 16
 
 
-def made(dtype, device, *, size, fast, autocast=None, neuron=LIF):
+def made(dtype, device, *, size, fast, autocast=None, neuron=LIF, learn_decay=False):
     """A fresh hybrid objective and its state, always the same; plain, or fused with a folded teacher."""
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=10).eval()
     network = partitioned(model, img_size=size)
     thresholds = uniform_thresholds(network.sites.neuron_names(), 1.0)
-    student = SpikingNetwork(network, neuron, thresholds=thresholds).to(device, dtype)
+    decays = dict.fromkeys(thresholds, neuron.decay) if learn_decay else None
+    student = SpikingNetwork(network, neuron, thresholds=thresholds, decays=decays, learn_decay=learn_decay)
+    student.to(device, dtype)
     teacher = StagedAnn(partitioned(model, img_size=size)).to(device)
     positions = choose_positions(student.stages, teacher.stages, "auto", same_network=True)
     branches = HybridBranches(student.stages, teacher, positions).to(device)
@@ -58,10 +60,10 @@ def batches(dtype, device, *, size, steps):
         yield x, F.one_hot(torch.randint(10, (BATCH,), generator=generator), 10).float().to(device)
 
 
-def trained(dtype, device, *, size, steps, compiled, captured=False, autocast=None, neuron=LIF):
+def trained(dtype, device, *, size, steps, compiled, captured=False, autocast=None, **student):
     """Make some steps; return the state, the loss parts of each step, and the gradients of the last by name."""
     torch.compiler.reset()
-    objective, state = made(dtype, device, size=size, fast=compiled, autocast=autocast, neuron=neuron)
+    objective, state = made(dtype, device, size=size, fast=compiled, autocast=autocast, **student)
     totals = LossTotals(device)
     objective = torch.compile(objective, dynamic=False) if compiled else objective
     how = {"amp": autocast is not None, "dtype": autocast or torch.bfloat16}

@@ -13,11 +13,18 @@ pytestmark = [
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("neuron", [pytest.param(LIF, id="lif"), pytest.param(IF, id="if", marks=pytest.mark.slow)])
-def test_the_loss_curve_and_the_weights_of_a_compiled_run_are_the_plain_ones(neuron):
+@pytest.mark.parametrize(
+    "student",
+    [
+        pytest.param({"neuron": LIF}, id="lif"),
+        pytest.param({"neuron": IF}, id="if", marks=pytest.mark.slow),
+        pytest.param({"neuron": LIF, "learn_decay": True}, id="learnt decays", marks=pytest.mark.slow),
+    ],
+)
+def test_the_loss_curve_and_the_weights_of_a_compiled_run_are_the_plain_ones(student):
     """In float64, where no spike flips from another order of summation."""
-    plain, losses, gradients = trained(torch.float64, CPU, size=16, steps=5, compiled=False, neuron=neuron)
-    compiled, again, found = trained(torch.float64, CPU, size=16, steps=5, compiled=True, neuron=neuron)
+    plain, losses, gradients = trained(torch.float64, CPU, size=16, steps=5, compiled=False, **student)
+    compiled, again, found = trained(torch.float64, CPU, size=16, steps=5, compiled=True, **student)
     assert len({round(line["loss"], 6) for line in losses}) == 5  # the run goes somewhere
     for line, other in zip(losses, again, strict=True):
         assert other == pytest.approx(line, rel=1e-5)

@@ -74,10 +74,11 @@ def test_a_captured_step_that_overflows_halves_the_scale_without_waiting_for_the
     assert any(not torch.equal(state.tensors()[name], before[name]) for name in learnt)
 
 
-def test_a_captured_and_compiled_step_equals_the_plain_one():
+@pytest.mark.parametrize("learn_decay", [False, True])
+def test_a_captured_and_compiled_step_equals_the_plain_one(learn_decay):
     """In float64, where no spike flips from another order of summation."""
-    plain, losses, _ = trained(torch.float64, **SAME, compiled=False)
-    compiled, again, _ = trained(torch.float64, **SAME, compiled=True, captured=True)
+    plain, losses, _ = trained(torch.float64, **SAME, compiled=False, learn_decay=learn_decay)
+    compiled, again, _ = trained(torch.float64, **SAME, compiled=True, captured=True, learn_decay=learn_decay)
     for line, other in zip(losses, again, strict=True):
         assert other == pytest.approx(line, rel=1e-5)
     for name, tensor in plain.items():
