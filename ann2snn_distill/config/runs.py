@@ -126,6 +126,9 @@ class ConvertSettings(NetworkSettings, FitSettings):
     init: Literal["teacher", "scratch"] = Field("scratch", description="where the student's weights start")
     alpha: Fraction = Field(0.5, description="share of guidance in each branch's loss")
     branches: str = Field("auto", description="auto, none, or names of cuts and paths of modules, separated by commas")
+    projection_init: Literal["fitted", "random"] = Field(
+        "fitted", description="projections of the branches start as the fit of the teacher's features, or random"
+    )
     sampled_branches: bool = Field(False, description="each image takes one of the branches, and not all: cheaper")
     beta: Literal["uniform", "decay"] = Field("uniform", description="weights of the branches")
     temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="temperature of guidance")

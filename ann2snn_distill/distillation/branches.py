@@ -40,7 +40,7 @@ class Projection(nn.Module):
         self._from_last, self._to_last = student.channels_last, teacher.channels_last
         self.side: tuple[int, int] | None = None
         if student.reduction is None:
-            self.map: nn.Module = nn.Linear(student.channels, teacher.channels)
+            self.map: nn.Linear | nn.Conv2d = nn.Linear(student.channels, teacher.channels)
         else:
             self.map = nn.Conv2d(student.channels, teacher.channels, kernel_size=1)
             rows, columns = teacher.shape[:2] if self._to_last else teacher.shape[1:]
@@ -51,10 +51,39 @@ class Projection(nn.Module):
         if self.side is None:
             mapped: Tensor = self.map(rate)
             return mapped
-        feature: Tensor = self.map(rate.movedim(-1, 1) if self._from_last else rate)
-        if tuple(feature.shape[2:]) != self.side:
-            feature = F.interpolate(feature, size=self.side, mode="bilinear", antialias=False)
+        feature: Tensor = self._resized(self.map(rate.movedim(-1, 1) if self._from_last else rate))
         return feature.movedim(1, -1) if self._to_last else feature
+
+    @property
+    def channels(self) -> int:
+        """The student's channels."""
+        return int(self.map.weight.shape[1])
+
+    def matched(self, rate: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows (N, C) that the map is given and those that it should give.
+
+        The map commutes with the interpolation behind it, so its input is resized here.
+
+        Args:
+            rate: of the student (B, ...).
+            feature: of the teacher (B, ...).
+        """
+        if self.side is not None:
+            rate = self._resized(rate.movedim(-1, 1) if self._from_last else rate).movedim(1, -1)
+            feature = feature if self._to_last else feature.movedim(1, -1)
+        return rate.flatten(0, -2), feature.flatten(0, -2)
+
+    def set_map(self, weight: Tensor, bias: Tensor) -> None:
+        """Write a weight (teacher's channels, student's channels) and a bias (teacher's channels,)."""
+        with torch.no_grad():
+            self.map.weight.copy_(weight.view_as(self.map.weight))
+            assert self.map.bias is not None
+            self.map.bias.copy_(bias)
+
+    def _resized(self, feature: Tensor) -> Tensor:
+        if self.side is None or tuple(feature.shape[2:]) == self.side:
+            return feature
+        return F.interpolate(feature, size=self.side, mode="bilinear", antialias=False)
 
 
 class HybridBranches(nn.Module):

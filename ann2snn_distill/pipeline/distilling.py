@@ -11,6 +11,8 @@ from ann2snn_distill.conversion.student import SpikingNetwork
 from ann2snn_distill.data.batches import TrainBatches, train_batches
 from ann2snn_distill.data.splits import ImageSplit, Split, spread
 from ann2snn_distill.distillation.branches import HybridBranches
+from ann2snn_distill.distillation.fitting import fit_projections
+from ann2snn_distill.evaluation.totals import exact_float32
 from ann2snn_distill.events import Caution, Note, Observer
 from ann2snn_distill.pipeline.averaging import renew_statistics
 from ann2snn_distill.pipeline.machine import memory_mib
@@ -28,6 +30,8 @@ from ann2snn_distill.training.state import TrainState, train_state
 
 _CALIBRATION_IMAGES = 256
 _PROBE_IMAGES = 64
+_FITTED_IMAGES = 64
+"""Calibration images at once while projections are fitted: T times as many rows are in memory."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,9 @@ def new_distillation(run: Prepared, taught: Taught) -> Distillation:
     with torch.random.fork_rng():
         torch.manual_seed(run.settings.seed)
         branches = HybridBranches(student.stages, teacher, run.positions).to(run.device)
+    if run.settings.projection_init == "fitted" and branches.positions:
+        with exact_float32():
+            fit_projections(student, branches, calibration.to(run.device).split(_FITTED_IMAGES), run.settings.timesteps)
     return Distillation(run, taught, teacher, student, branches)
 
 
