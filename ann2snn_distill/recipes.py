@@ -24,8 +24,10 @@ class Recipe:
         adamw_lr: the same for AdamW.
         sgd_decay: weight decay of SGD.
         adamw_decay: weight decay of AdamW.
+        copied_lr: share of the learning rate for a student that starts from its teacher's weights.
         aa: augmentation policy.
         cutout: side of the erased square over the image's side.
+        cutmix: its beta parameter.
         crop_padding: padding of the random crop over the image's side.
     """
 
@@ -37,26 +39,28 @@ class Recipe:
     adamw_lr: float
     sgd_decay: float
     adamw_decay: float
+    copied_lr: float
     aa: AutoAugmentName
     cutout: float
+    cutmix: float
     crop_padding: float
 
 
 FEW_SMALL = Recipe(
     epochs=16, teacher_epochs=12, tuning_epochs=6, batch_size=32, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
-    adamw_decay=0.05, aa="none", cutout=0.0, crop_padding=1 / 8,
+    adamw_decay=0.05, copied_lr=1.0, aa="none", cutout=0.0, cutmix=0.0, crop_padding=1 / 8,
 )  # fmt: skip
 """Small images, fewer than 10,000 of them."""
 
 SMALL = Recipe(
-    epochs=100, teacher_epochs=100, tuning_epochs=20, batch_size=512, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
-    adamw_decay=0.05, aa="cifar10", cutout=0.5, crop_padding=1 / 8,
+    epochs=120, teacher_epochs=300, tuning_epochs=20, batch_size=512, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
+    adamw_decay=0.05, copied_lr=0.25, aa="cifar10", cutout=0.0, cutmix=1.0, crop_padding=1 / 8,
 )  # fmt: skip
 """Small images such as CIFAR's."""
 
 LARGE = Recipe(
     epochs=30, teacher_epochs=90, tuning_epochs=5, batch_size=64, sgd_lr=0.05, adamw_lr=2e-4, sgd_decay=1e-4,
-    adamw_decay=0.05, aa="none", cutout=0.0, crop_padding=0.0,
+    adamw_decay=0.05, copied_lr=0.25, aa="none", cutout=0.0, cutmix=0.0, crop_padding=0.0,
 )  # fmt: skip
 """Images above 64 px: random resized crops."""
 
@@ -76,6 +80,8 @@ def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: 
     batch = settings.batch_size if isinstance(settings.batch_size, int) else recipe.batch_size
     sgd = settings.opt == "sgd"
     peak = (recipe.sgd_lr if sgd else recipe.adamw_lr) * batch * settings.grad_accum_steps / _REFERENCE_BATCH
+    if isinstance(settings, ConvertSettings) and settings.init == "teacher":
+        peak *= recipe.copied_lr
     epochs = settings.epochs or recipe.epochs
     defaults: dict[str, object] = {
         "epochs": recipe.epochs,
@@ -87,8 +93,15 @@ def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: 
         "torchcompile": cuda,
         "aa": recipe.aa,
         "cutout": round(recipe.cutout * img_size),
+        "cutmix": recipe.cutmix,
     }
     return {name: value for name, value in defaults.items() if getattr(settings, name) in (None, "auto")}
+
+
+def resolved_init(settings: ConvertSettings) -> dict[str, object]:
+    """Return where the student's weights start, if that was left open."""
+    same = settings.student in (None, settings.model)
+    return {} if settings.init else {"init": "teacher" if same else "scratch"}
 
 
 _NEURON_DEFAULTS: dict[str, dict[str, object]] = {

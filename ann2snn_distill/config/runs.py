@@ -58,7 +58,7 @@ class FitSettings(Frozen):
         None, description="images a step; auto cuts the default's into pieces that fit in memory (default: by data set)"
     )
     lr: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="peak learning rate (default: by optimiser and batch size)"
+        None, description="peak learning rate (default: by optimiser, batch size and start)"
     )
     weight_decay: Annotated[float, Field(ge=0)] | None = Field(
         None, description="decay of weights, none on norms and biases (default: by optimiser)"
@@ -77,7 +77,9 @@ class FitSettings(Frozen):
         None, description="side of the erased square, pixels (default: by data set)"
     )
     mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="mixup's beta parameter, 0 is off")
-    cutmix: Annotated[float, Field(ge=0)] = Field(0.0, description="cutmix's beta parameter, 0 is off")
+    cutmix: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="cutmix's beta parameter, 0 is off (default: by data set)"
+    )
     mixup_prob: Fraction = Field(1.0, description="probability that a batch is mixed, where mixup or cutmix is on")
     mixup_off_epoch: Annotated[int, Field(ge=0)] = Field(
         0, description="epochs after which no batch is mixed any more, 0 is never"
@@ -107,7 +109,7 @@ class ConvertSettings(NetworkSettings, FitSettings):
         0, description="of --epochs the last so many are trained through time, by a loss at every timestep"
     )
     neuron: NeuronName | None = Field(
-        None, description="neuron model (default: lif; if where analog values are encoded: full coverage, init teacher)"
+        None, description="neuron model (default: lif; if under full coverage, where analog values are encoded)"
     )
     decay: Fraction | None = Field(None, description="membrane kept per timestep (default: lif 0.2, if 1)")
     learn_decay: Choice = Field(
@@ -123,7 +125,9 @@ class ConvertSettings(NetworkSettings, FitSettings):
     surrogate_width: Annotated[float, Field(gt=0)] = Field(
         1.0, description="width of the surrogate slope, in thresholds"
     )
-    init: Literal["teacher", "scratch"] = Field("scratch", description="where the student's weights start")
+    init: Literal["teacher", "scratch"] | None = Field(
+        None, description="where the student's weights start (default: teacher, if it has the teacher's architecture)"
+    )
     alpha: Fraction = Field(0.5, description="share of guidance in each branch's loss")
     branches: str = Field("auto", description="auto, none, or names of cuts and paths of modules, separated by commas")
     projection_init: Literal["fitted", "random"] = Field(
@@ -144,8 +148,7 @@ class ConvertSettings(NetworkSettings, FitSettings):
     @property
     def neuron_name(self) -> NeuronName:
         """The neuron, its default filled in: a leaky one is almost all or none, and codes no analog value."""
-        encoding = self.coverage == "full" or self.init == "teacher"
-        return self.neuron or ("if" if encoding else "lif")
+        return self.neuron or ("if" if self.coverage == "full" else "lif")
 
     @model_validator(mode="after")
     def _consistent(self) -> "ConvertSettings":

@@ -26,7 +26,7 @@ from ann2snn_distill.pipeline.teachers import (
     piece_of,
     teacher_epochs,
 )
-from ann2snn_distill.recipes import recipe_for, resolved_fit, resolved_neuron
+from ann2snn_distill.recipes import recipe_for, resolved_fit, resolved_init, resolved_neuron
 from ann2snn_distill.reporting.inspection import Inspection
 from ann2snn_distill.teacher import LoadedNetwork, resolve_model_name
 
@@ -134,10 +134,12 @@ def fitted(settings: FitOf, memory: StepMemory, device: torch.device) -> FitOf:
 
 
 def _unsuited(settings: ConvertSettings) -> list[str]:
-    if settings.neuron != "lif" or settings.model_copy(update={"neuron": None}).neuron_name == "lif":
+    if settings.neuron != "lif" or settings.coverage != "full":
         return []
-    what = "--coverage full encodes analog values" if settings.coverage == "full" else "--init teacher copies an ANN"
-    return [f"{what}, and a lif neuron is almost all or none for a constant current; --neuron if has T + 1 levels"]
+    return [
+        "--coverage full encodes analog values, and a lif neuron is almost all or none for a constant current; "
+        "--neuron if has T + 1 levels"
+    ]
 
 
 def dataset_of(settings: NetworkSettings) -> Dataset:
@@ -157,6 +159,7 @@ def dataset_of(settings: NetworkSettings) -> Dataset:
 def settled(settings: ConvertSettings, dataset: Dataset, device: torch.device) -> ConvertSettings:
     """Return `settings` with every default filled in that data and device decide."""
     recipe = recipe_for(img_size=dataset.img_size, images=len(dataset.train))
+    settings = settings.model_copy(update=resolved_init(settings))
     fit = resolved_fit(settings, recipe, img_size=dataset.img_size, cuda=device.type == "cuda")
     measures = {"img_size": dataset.img_size, "dataset": _lasting_name(str(settings.dataset))}
     return settings.model_copy(update={**fit, **resolved_neuron(settings), **measures})

@@ -108,7 +108,7 @@ def augmentation_of(settings: FitSettings, dataset: Dataset) -> Augmentation:
         policy=settings.aa or "none",
         cutout=settings.cutout or 0,
         mixup=settings.mixup,
-        cutmix=settings.cutmix,
+        cutmix=settings.cutmix or 0.0,
         mixup_prob=settings.mixup_prob,
         mixup_off_epoch=settings.mixup_off_epoch,
         smoothing=settings.smoothing,

@@ -146,9 +146,7 @@ def test_the_first_epochs_may_train_the_ann_with_the_levels_of_its_neurons_rates
     ("flags", "neuron", "warned"),
     [
         ("", "lif", False),
-        ("--init teacher", "if", False),
         ("--coverage full", "if", False),
-        ("--init teacher --neuron lif", "lif", True),
         ("--coverage full --neuron lif", "lif", True),
         ("--neuron if", "if", False),
     ],
@@ -160,6 +158,21 @@ def test_where_analog_values_are_encoded_the_neuron_is_if_unless_asked_for(comma
     assert plan["settings"]["neuron"] == neuron
     assert (plan["settings"]["decay"] == 1.0) == (neuron == "if")
     assert any("lif neuron is almost all or none" in text for text in plan["warnings"]) == warned
+
+
+@pytest.mark.parametrize(
+    ("flags", "init"),
+    [
+        ("", "teacher"),
+        ("--init scratch", "scratch"),
+        ("--student resnet10t", "scratch"),
+        ("--student test_resnet", "teacher"),
+    ],
+)
+def test_a_student_starts_from_its_teachers_weights_where_it_can(command, tiny, flags, init):
+    done = command("convert", *tiny, *flags.split(), "--dry-run", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["settings"]["init"] == init
 
 
 def test_eval_of_the_file_gives_the_reports_numbers_to_the_digit(command, trained):

@@ -1,0 +1,32 @@
+"""Defaults by kind of data: what was left open is filled in, what was given stays."""
+
+import pytest
+
+from ann2snn_distill.config import ConvertSettings, FitSettings
+from ann2snn_distill.recipes import FEW_SMALL, LARGE, SMALL, recipe_for, resolved_fit, resolved_init
+
+
+def test_the_kind_of_data_is_a_matter_of_side_and_number():
+    assert recipe_for(img_size=224, images=100) is LARGE
+    assert recipe_for(img_size=32, images=50_000) is SMALL
+    assert recipe_for(img_size=32, images=9_999) is FEW_SMALL
+
+
+@pytest.mark.parametrize("recipe", [FEW_SMALL, SMALL, LARGE], ids=["few", "small", "large"])
+@pytest.mark.parametrize("opt", ["sgd", "adamw"])
+def test_the_learning_rate_follows_the_images_a_step_and_the_start(recipe, opt):
+    peak = recipe.sgd_lr if opt == "sgd" else recipe.adamw_lr
+    for init, share in (("scratch", 1.0), ("teacher", recipe.copied_lr)):
+        settings = ConvertSettings(model="resnet18", opt=opt, init=init, batch_size=64, grad_accum_steps=3)
+        resolved = resolved_fit(settings, recipe, img_size=32, cuda=False)
+        assert resolved["lr"] == pytest.approx(share * peak * 64 * 3 / 128)
+    teacher = resolved_fit(FitSettings(opt=opt, batch_size=128), recipe, img_size=32, cuda=False)
+    assert teacher["lr"] == pytest.approx(peak)
+
+
+def test_what_was_given_stays():
+    settings = ConvertSettings(model="resnet18", lr=0.3, cutmix=0.0, cutout=4, aa="none", epochs=7, init="scratch")
+    resolved = resolved_fit(settings, SMALL, img_size=32, cuda=True)
+    assert not {"lr", "cutmix", "cutout", "aa", "epochs"} & resolved.keys()
+    assert resolved["amp"] is resolved["torchcompile"] is True
+    assert resolved_init(settings) == {}
