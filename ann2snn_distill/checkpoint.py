@@ -132,7 +132,7 @@ class SnnHeader(_Part):
     )
     thresholds: dict[str, _Scale] = Field(description="firing thresholds, by the neuron's name")
     decays: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = Field(
-        None, description="decays that were learnt, by the neuron's name; only in format 2"
+        None, description="decays that were learnt or differ by stage, by the neuron's name; only in format 2"
     )
     evaluation: EvaluationNumerics
     versions: dict[str, str]

@@ -112,6 +112,9 @@ class ConvertSettings(NetworkSettings, FitSettings):
         None, description="neuron model (default: lif; if under full coverage, where analog values are encoded)"
     )
     decay: Fraction | None = Field(None, description="membrane kept per timestep (default: lif 0.2, if 1)")
+    stage_decays: str | None = Field(
+        None, description="decays of whole stages of lif neurons, as act1=1,layer1=0.5 (default: --decay)"
+    )
     learn_decay: Choice = Field(
         None, description="train a decay for each layer of lif neurons, from --decay on (default: no)"
     )
@@ -154,8 +157,9 @@ class ConvertSettings(NetworkSettings, FitSettings):
     def _consistent(self) -> "ConvertSettings":
         if self.neuron_name == "if" and self.decay not in (None, 1.0):
             raise ValueError("decay belongs to lif, as an if neuron keeps its whole membrane; give --neuron lif")
-        if self.neuron_name == "if" and self.learn_decay:
-            raise ValueError("learn_decay belongs to lif, as an if neuron keeps its whole membrane; give --neuron lif")
+        for name in ("learn_decay", "stage_decays"):
+            if self.neuron_name == "if" and getattr(self, name):
+                raise ValueError(f"{name} belongs to lif, as an if neuron keeps its whole membrane; give --neuron lif")
         if self.learn_decay and self.decay in (0.0, 1.0):
             raise ValueError("learn_decay starts strictly between 0 and 1; give another decay")
         if self.resume is not None and self.overwrite:

@@ -7,7 +7,8 @@ Two measurements:
 - on the SNN itself with random weights, layer by layer: each current is measured with the spikes of the layers before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, fx
@@ -21,6 +22,9 @@ from ann2snn_distill.conversion.sites import Sites
 from ann2snn_distill.neurons.equations import NeuronModel
 from ann2snn_distill.neurons.pairs import unroll_pair
 from ann2snn_distill.neurons.temporal import repeat_over_time, unroll_neuron
+
+NO_DECAYS: Mapping[str, float] = MappingProxyType({})
+"""All neurons have the decay of their common model."""
 
 _MINIMUM = 1e-8
 """Layer scales of 1e-5 make currents of 1e-5 and less."""
@@ -41,7 +45,9 @@ _SNN_IMAGES = 64
 """Images of the SNN's measurement: T times as many rows are in memory at once."""
 
 
-def thresholds_of_ann(sites: Sites, images: Tensor, timesteps: int, *, neuron: NeuronModel) -> dict[str, float]:
+def thresholds_of_ann(
+    sites: Sites, images: Tensor, timesteps: int, *, neuron: NeuronModel, decays: Mapping[str, float] = NO_DECAYS
+) -> dict[str, float]:
     """Return a threshold for every neuron, from the ANN's values on images (B, 3, H, W).
 
     Args:
@@ -49,14 +55,17 @@ def thresholds_of_ann(sites: Sites, images: Tensor, timesteps: int, *, neuron: N
         images: normalised images (B, 3, H, W).
         timesteps: T of the spikes that stand for a value.
         neuron: the neurons' parameters.
+        decays: of neurons that have their own, by name.
     """
-    run = _AnnRun(sites, timesteps, neuron)
+    run = _AnnRun(sites, timesteps, neuron, decays)
     with torch.no_grad():
         run.run(images)
     return run.thresholds
 
 
-def thresholds_of_snn(sites: Sites, images: Tensor, timesteps: int, *, neuron: NeuronModel) -> dict[str, float]:
+def thresholds_of_snn(
+    sites: Sites, images: Tensor, timesteps: int, *, neuron: NeuronModel, decays: Mapping[str, float] = NO_DECAYS
+) -> dict[str, float]:
     """Return a threshold for every neuron: 1 where a batch norm scales its current, else from the SNN's currents.
 
     Args:
@@ -64,11 +73,12 @@ def thresholds_of_snn(sites: Sites, images: Tensor, timesteps: int, *, neuron: N
         images: normalised images (B, 3, H, W).
         timesteps: T of the spikes that make the currents.
         neuron: the neurons' parameters.
+        decays: of neurons that have their own, by name.
     """
     names = sites.neuron_names()
     if len(_scaled_by_norms(sites)) == len(names):
         return dict.fromkeys(names, 1.0)
-    run = _SnnRun(sites, timesteps, neuron)
+    run = _SnnRun(sites, timesteps, neuron, decays)
     with torch.no_grad():
         run.run(repeat_over_time(images[:_SNN_IMAGES], timesteps))
     return run.thresholds
@@ -83,13 +93,21 @@ def activation_names(sites: Sites) -> tuple[str, ...]:
     )
 
 
-class _AnnRun(fx.Interpreter):
-    """Runs the ANN and fits every neuron's threshold to what enters and leaves its activation."""
+class _Run(fx.Interpreter):
+    """Runs the traced network call by call, and finds a threshold wherever a neuron stands."""
 
-    def __init__(self, sites: Sites, timesteps: int, neuron: NeuronModel):
+    def __init__(self, sites: Sites, timesteps: int, neuron: NeuronModel, decays: Mapping[str, float]):
         super().__init__(sites.trace.body, graph=sites.trace.graph)
-        self._sites, self._timesteps, self._neuron = sites, timesteps, neuron
+        self._sites, self._timesteps, self._neuron, self._decays = sites, timesteps, neuron, decays
         self.thresholds: dict[str, float] = {}
+
+    def model_of(self, node: fx.Node) -> NeuronModel:
+        """Return the parameters of a neuron, with its own decay if it has one."""
+        return self._neuron._replace(decay=self._decays.get(node.name, self._neuron.decay))
+
+
+class _AnnRun(_Run):
+    """Runs the ANN and fits every neuron's threshold to what enters and leaves its activation."""
 
     def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
@@ -97,18 +115,16 @@ class _AnnRun(fx.Interpreter):
             current = self.env[self._sites.data_inputs(n)[0]]
             assert isinstance(value, Tensor)
             unroll = unroll_pair if n.target is two_sided else unroll_neuron
-            self.thresholds[n.name] = _fitted(current, value, unroll, self._timesteps, self._neuron)
+            self.thresholds[n.name] = _fitted(current, value, unroll, self._timesteps, self.model_of(n))
         return value
 
 
-class _SnnRun(fx.Interpreter):
+class _SnnRun(_Run):
     """Runs the SNN on T*B rows with the batch's statistics, and settles every threshold when it is reached."""
 
-    def __init__(self, sites: Sites, timesteps: int, neuron: NeuronModel):
-        super().__init__(sites.trace.body, graph=sites.trace.graph)
-        self._sites, self._timesteps, self._neuron = sites, timesteps, neuron
+    def __init__(self, sites: Sites, timesteps: int, neuron: NeuronModel, decays: Mapping[str, float]):
+        super().__init__(sites, timesteps, neuron, decays)
         self._scaled = _scaled_by_norms(sites)
-        self.thresholds: dict[str, float] = {}
 
     def run_node(self, n: fx.Node) -> object:
         role = self._sites.roles.get(n)
@@ -125,7 +141,7 @@ class _SnnRun(fx.Interpreter):
         self.thresholds[node.name] = value
         threshold = torch.tensor(value, dtype=current.dtype, device=current.device)
         unroll = unroll_pair if node.target is two_sided else unroll_neuron
-        return unroll(current, threshold, self._timesteps, static=False, model=self._neuron)
+        return unroll(current, threshold, self._timesteps, static=False, model=self.model_of(node))
 
 
 def _fitted(

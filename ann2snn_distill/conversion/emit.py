@@ -4,7 +4,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from ann2snn_distill.conversion.rules import Kind
 from ann2snn_distill.conversion.sites import Sites
@@ -37,11 +37,11 @@ class _Graph:
         """Add a read of the body's attribute at `path`."""
         return self.graph.create_node("get_attr", path)
 
-    def own_decay(self, neuron: fx.Node) -> fx.Node | None:
-        """Add a read of a neuron's decay, if it has its own."""
+    def learnt_decay(self, neuron: fx.Node) -> fx.Node | None:
+        """Add a read of a neuron's decay, if it is a parameter."""
         path = f"{NEURONS}.{neuron.name}"
-        has_own = self.sites.trace.body.get_submodule(path).decay is not None
-        return self.attribute(f"{path}.decay") if has_own else None
+        learnt = self.sites.trace.body.get_submodule(path).decay_logit is not None
+        return self.attribute(f"{path}.decay") if learnt else None
 
     def _copy(self, node: fx.Node, lookup: Callable[[fx.Node], fx.Node]) -> fx.Node:
         return self.graph.node_copy(node, lookup)
@@ -62,8 +62,9 @@ class TimeGraph(_Graph):
         return self.attribute(f"{NEURONS}.{neuron.name}.threshold")
 
     def model(self, neuron: fx.Node, shared: NeuronModel) -> NeuronModel:
-        """Return the parameters of a neuron: the shared ones, with a read of its decay where it has its own."""
-        decay = self.own_decay(neuron)
+        """Return the parameters of a neuron: the shared ones, with its own decay or a read of the one it learns."""
+        fixed = self.sites.trace.body.get_submodule(f"{NEURONS}.{neuron.name}").fixed_decay
+        decay = float(fixed) if isinstance(fixed, Tensor) else self.learnt_decay(neuron)
         return shared if decay is None else shared._replace(decay=decay)  # type: ignore[arg-type]
 
     def is_static(self, node: fx.Node) -> bool:

@@ -189,7 +189,7 @@ class Pair:
     def answer_neuron(self, node: fx.Node, record: fx.Node) -> None:
         """Let the rate graph answer for a neuron with its record; the gradient goes to its own decay, too."""
         (source,) = self.rate.sites.data_inputs(node)
-        decay = self.rate.own_decay(node)
+        decay = self.rate.learnt_decay(node)
         fields = self.record_fields(record, 2 if decay is None else 3)
         own = () if decay is None else (decay,)
         self.rate.define(node, self.rate.call(neuron_rate, (self.rate.data(source), *fields, *own)), cheap=True)

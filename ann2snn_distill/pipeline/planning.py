@@ -13,6 +13,7 @@ from ann2snn_distill.data.batches import device_bytes
 from ann2snn_distill.data.datasets import NAMES, Dataset, load_dataset
 from ann2snn_distill.distillation.branches import Position, choose_positions
 from ann2snn_distill.events import Note, Observer
+from ann2snn_distill.pipeline.decays import decays_of
 from ann2snn_distill.pipeline.inspecting import inspection
 from ann2snn_distill.pipeline.machine import choose_device, device_name, memory_mib
 from ann2snn_distill.pipeline.memory import USABLE, StepMemory, in_pieces, step_memory
@@ -84,6 +85,7 @@ def prepare(settings: ConvertSettings) -> Prepared:
     check_spans(resolved)
     loaded = load_teacher(resolved, dataset)
     student, inspected = _student(resolved, loaded)
+    decays_of(resolved, student)  # refuses what the student does not have
     teacher = guide_network(resolved, loaded)
     wanted = resolved.branches if resolved.method == "hybrid" else "none"
     same = is_same_network(resolved, loaded)

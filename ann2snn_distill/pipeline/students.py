@@ -13,6 +13,7 @@ from ann2snn_distill.conversion.student import SpikingNetwork, uniform_threshold
 from ann2snn_distill.distillation.branches import named_cuts
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.neurons.equations import NeuronModel
+from ann2snn_distill.pipeline.decays import decays_of
 from ann2snn_distill.teacher import LoadedNetwork, build_network, rebuilt_network
 
 
@@ -83,14 +84,11 @@ def new_student(settings: ConvertSettings, teacher: LoadedNetwork, calibration: 
     """
     module = student_module(settings, teacher, seed=seed)
     network = convert_network(settings, module, img_size=teacher.img_size)
-    model = neuron_model(settings)
-    if settings.init == "teacher":
-        thresholds = thresholds_of_ann(network.sites, calibration, settings.timesteps, neuron=model)
-    else:
-        thresholds = thresholds_of_snn(network.sites, calibration, settings.timesteps, neuron=model)
+    model, decays = neuron_model(settings), decays_of(settings, network)
+    calibrate = thresholds_of_ann if settings.init == "teacher" else thresholds_of_snn
+    thresholds = calibrate(network.sites, calibration, settings.timesteps, neuron=model, decays=decays or {})
     if settings.threshold is not None:
         thresholds |= uniform_thresholds(activation_names(network.sites), settings.threshold)
-    decays = dict.fromkeys(thresholds, float(model.decay)) if settings.learn_decay else None
     return SpikingNetwork(network, model, thresholds=thresholds, decays=decays, learn_decay=bool(settings.learn_decay))
 
 

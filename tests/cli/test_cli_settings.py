@@ -53,6 +53,8 @@ BAD_FLAGS = {
     "--neuron li": "--neuron must be 'lif' or 'if', not li",
     "--neuron if --decay 0.5": "decay belongs to lif, as an if neuron keeps its whole membrane; give --neuron lif",
     "--coverage full --decay 0.5": "decay belongs to lif, as an if neuron keeps its whole membrane; give --neuron lif",
+    "--neuron if --stage-decays act1=1": "stage_decays belongs to lif, as an if neuron keeps its whole membrane; "
+    "give --neuron lif",
     "--neuron if --learn-decay": "learn_decay belongs to lif, as an if neuron keeps its whole membrane; "
     "give --neuron lif",
     "--learn-decay --decay 1": "learn_decay starts strictly between 0 and 1; give another decay",

@@ -160,6 +160,39 @@ def test_where_analog_values_are_encoded_the_neuron_is_if_unless_asked_for(comma
     assert any("lif neuron is almost all or none" in text for text in plan["warnings"]) == warned
 
 
+def test_the_neurons_of_a_stage_may_keep_more_of_their_membrane(command, tiny, tmp_path):
+    folder = tmp_path / "run"
+    flags = ("--stage-decays", "layer1=1, layer3=0.5", "--output", folder, "--json")
+    done = command("convert", *tiny, *flags)
+    assert done.code == 0, done.err
+    header = read_header(folder / "student.safetensors")
+    stages = {name: name.split("_")[0] for name in header.thresholds}
+    assert {"layer1", "layer2", "layer3"} <= set(stages.values())
+    wanted = {"layer1": 1.0, "layer3": 0.5}
+    assert header.decays == {name: pytest.approx(wanted.get(stage, 0.2)) for name, stage in stages.items()}
+    again = command("eval", folder / "student.safetensors", "--json", "--device", "cpu")
+    assert json.loads(again.out)["student"] == json.loads(done.out)["student"]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("layer9=1", "no stage is named 'layer9'; this student has"),
+        ("layer1", "takes STAGE=DECAY pairs with decays from 0 to 1, not 'layer1'"),
+        ("layer1=2", "takes STAGE=DECAY pairs with decays from 0 to 1, not 'layer1=2'"),
+        ("layer1=nan", "takes STAGE=DECAY pairs with decays from 0 to 1, not 'layer1=nan'"),
+        ("layer1=1,layer1=0", "names layer1 twice; give it once"),
+    ],
+)
+def test_what_is_no_decay_of_a_stage_is_refused_before_anything_is_trained(command, tiny, tmp_path, value, said):
+    refused = command("convert", *tiny, "--stage-decays", value, "--output", tmp_path / "run")
+    assert refused.code == 2
+    assert f"--stage-decays{'' if said.startswith(('takes', 'names')) else ':'} {said}" in refused.err
+    learnt = command("convert", *tiny, "--stage-decays", "layer1=1", "--learn-decay", "--output", tmp_path / "run")
+    assert (learnt.code, "strictly between 0 and 1" in learnt.err) == (2, True)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "init"),
     [
