@@ -19,12 +19,12 @@ test: .venv/.installed-test
 	$(BIN)/lint-imports
 	$(MAKE) -j2 --output-sync=target --no-print-directory test-runs test-parts
 
-# Half of the time each, side by side: what runs whole trainings, and the rest.
+# Half of the time each, side by side: what runs whole conversions, and the rest.
 test-runs:
-	$(BIN)/pytest tests/pipeline tests/training
+	$(BIN)/pytest tests/pipeline
 
 test-parts:
-	$(BIN)/pytest --ignore=tests/pipeline --ignore=tests/training
+	$(BIN)/pytest --ignore=tests/pipeline
 
 test-slow: .venv/.installed-test
 	$(BIN)/pytest -m "(slow or zoo) and not gpu"

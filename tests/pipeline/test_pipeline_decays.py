@@ -29,7 +29,7 @@ def test_the_decays_of_a_moving_average_are_those_that_are_evaluated(converting,
     decays = []
     for average in (0.0, 0.9):
         folder = tmp_path / str(average)
-        converting(tiny_settings(method="rate", learn_decay=True, model_ema=average, output=folder))
+        converting(tiny_settings(method="rate", init="scratch", learn_decay=True, model_ema=average, output=folder))
         decays.append(student_of(folder)[0].decays)
     live, averaged = decays
     assert all(abs(averaged[name] - 0.2) <= abs(live[name] - 0.2) for name in live)
