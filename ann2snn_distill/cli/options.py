@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from ann2snn_distill.cli.failures import exit_codes
 from ann2snn_distill.cli.messages import flag_of
 from ann2snn_distill.cli.resolve import Positional, resolve
 from ann2snn_distill.cli.schema import Property, properties
+from ann2snn_distill.config.kinds import HomePath
 
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout, and nothing else there")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would happen, and stop")]
@@ -25,7 +26,13 @@ _CONFIG = inspect.Parameter(
     default=None,
     annotation=Annotated[
         Path | None,
-        typer.Option("--config", metavar="FILE.toml", help="settings by key; flags beat them", show_default=False),
+        typer.Option(
+            "--config",
+            metavar="FILE.toml",
+            help="settings by key; flags beat them",
+            show_default=False,
+            parser=TypeAdapter(HomePath).validate_python,
+        ),
     ],
 )
 

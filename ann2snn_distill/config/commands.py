@@ -1,18 +1,19 @@
 """Settings of the commands that train nothing of their own: batch, inspect, bench, eval."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ann2snn_distill.config.kinds import AmpDtypeName, Frozen, NeuronName, Percent, Positive
+from ann2snn_distill.config.kinds import AmpDtypeName, Frozen, HomePath, NameOrPath, NeuronName, Percent, Positive
 
 
 class BatchSettings(Frozen):
     """Everything `batch` can be told; the settings of the runs stand in its file."""
 
-    runs: Path = Field(description="the runs: [defaults], [[run]] and [[grid]], with the keys of convert's --config")
-    output: Path | None = Field(None, description="folder of the batch (default: runs/NAME of NAME.toml)")
+    runs: HomePath = Field(
+        description="the runs: [defaults], [[run]] and [[grid]], with the keys of convert's --config"
+    )
+    output: HomePath | None = Field(None, description="folder of the batch (default: runs/NAME of NAME.toml)")
     jobs: Annotated[int, Field(ge=1, le=256)] | None = Field(
         None, description="runs at once (default: one a device of --devices, otherwise 1)"
     )
@@ -23,7 +24,7 @@ class BatchSettings(Frozen):
 class InspectSettings(Frozen):
     """Everything `inspect` can be told: no data, no weights, no training."""
 
-    model: str | None = Field(None, description="timm name, hf-hub:org/name, or a student.safetensors")
+    model: NameOrPath | None = Field(None, description="timm name, hf-hub:org/name, or a student.safetensors")
     all: bool = Field(False, description="one model of each of timm's families, at its own image side")
     img_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(
         None, description="image side, pixels (default: the model's own)"
@@ -59,8 +60,8 @@ class BenchSettings(Frozen):
         "hybrid,rate,bptt,ann", description="methods, separated by commas"
     )
     steps: Annotated[int, Field(ge=1, le=100_000)] = Field(20, description="timed steps of each, after warm-up")
-    dataset: str | None = Field(None, description="data whose batches are timed, too: a name or a folder")
-    data_dir: Path | None = Field(None, description="where the data lie (default: data/ in the cache)")
+    dataset: NameOrPath | None = Field(None, description="data whose batches are timed, too: a name or a folder")
+    data_dir: HomePath | None = Field(None, description="where the data lie (default: data/ in the cache)")
     workers: Annotated[int, Field(ge=0, le=256)] = Field(4, description="processes that decode streamed images")
     img_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(
         None, description="image side, pixels (default: the model's own)"
@@ -97,9 +98,9 @@ class BenchSettings(Frozen):
 class EvalSettings(Frozen):
     """Everything `eval` can be told; what is not given comes from the file's header."""
 
-    checkpoint: Path = Field(description="student.safetensors, as convert writes it")
-    dataset: str | None = Field(None, description="another data set name or folder (default: the file's)")
-    data_dir: Path | None = Field(None, description="where the data lie (default: data/ in the cache)")
+    checkpoint: HomePath = Field(description="student.safetensors, as convert writes it")
+    dataset: NameOrPath | None = Field(None, description="another data set name or folder (default: the file's)")
+    data_dir: HomePath | None = Field(None, description="where the data lie (default: data/ in the cache)")
     timesteps: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="timesteps T (default: the file's)"
     )

@@ -1,6 +1,8 @@
 """Kinds of values that settings have, with their units and bounds, and the base of every settings model."""
 
+import os
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -47,6 +49,12 @@ def _checked_batch(value: int | str) -> int | str:
 
 BatchSize = Annotated[int | str, AfterValidator(_checked_batch)]
 """A number of images, or `auto`."""
+
+HomePath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]
+"""A path whose leading `~` is the home folder: in a file of settings, and after `=`, no shell puts that there."""
+
+NameOrPath = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A name, or such a path; no name begins with `~`."""
 
 Choice = Annotated[bool | None, AfterValidator(lambda chosen: chosen or None)]
 """A flag whose no is the same as not giving it: a run without it is the run that it was before there was the flag."""

@@ -1,6 +1,5 @@
 """Settings of a training: what is loaded, how it is fitted, and what `convert` and `teach` do with it."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -12,8 +11,10 @@ from ann2snn_distill.config.kinds import (
     Choice,
     Fraction,
     Frozen,
+    HomePath,
     Interval,
     Method,
+    NameOrPath,
     NeuronName,
     OptimizerName,
     Percent,
@@ -26,8 +27,8 @@ class NetworkSettings(Frozen):
     """What is loaded and how it meets the data: shared by convert, teach, inspect and bench."""
 
     model: str = Field(description="timm name, or hf-hub:org/name")
-    dataset: str | None = Field(None, description="data set name, or a folder with train/ and val/ or test/")
-    data_dir: Path | None = Field(None, description="where the data lie (default: data/ in the cache)")
+    dataset: NameOrPath | None = Field(None, description="data set name, or a folder with train/ and val/ or test/")
+    data_dir: HomePath | None = Field(None, description="where the data lie (default: data/ in the cache)")
     download: bool = Field(False, description="fetch a data set that torchvision knows")
     img_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(None, description="image side, pixels")
     model_kwargs: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for timm, as a=1,b=2")
@@ -37,7 +38,7 @@ class NetworkSettings(Frozen):
     pretrained: bool | None = Field(
         None, description="start the teacher from timm's weights (default: for images above 64 px)"
     )
-    checkpoint: Path | None = Field(None, description="the teacher's weights, .safetensors or .pth")
+    checkpoint: HomePath | None = Field(None, description="the teacher's weights, .safetensors or .pth")
     checkpoint_match: Literal["name", "order"] = Field("name", description="how the file's tensors find the model's")
     skip_bad_images: bool = Field(False, description="leave out image files that cannot be read, and name them")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="seed of every random choice")
@@ -99,7 +100,7 @@ class ConvertSettings(NetworkSettings, FitSettings):
 
     timesteps: Annotated[int, Field(ge=1, le=1024)] = Field(4, description="timesteps T of the SNN")
     student: str | None = Field(None, description="another timm architecture for the SNN")
-    output: Path | None = Field(None, description="output folder (default: runs/MODEL-DATASET-tT-N)")
+    output: HomePath | None = Field(None, description="output folder (default: runs/MODEL-DATASET-tT-N)")
     overwrite: bool = Field(False, description="replace what a non-empty output folder holds")
     method: Method = Field("hybrid", description="hybrid guidance, rate without guidance, or bptt")
     quantized_epochs: Annotated[int, Field(ge=0)] = Field(
@@ -142,7 +143,7 @@ class ConvertSettings(NetworkSettings, FitSettings):
     coverage: Literal["activations", "full"] = Field("activations", description="where neurons stand")
     maxpool: Literal["keep", "avg"] = Field("keep", description="what becomes of max pooling on spikes")
     val_interval: Positive = Field(1, description="epochs between accuracies on the held-out share; the last has one")
-    resume: str | None = Field(None, description="auto, or the output folder of the run to go on with")
+    resume: NameOrPath | None = Field(None, description="auto, or the output folder of the run to go on with")
     min_accuracy: Percent | None = Field(None, description="gate: the student's top-1, percent")
     max_drop: Annotated[float, Field(ge=-100, le=100)] | None = Field(
         None, description="gate: teacher minus student, points"
@@ -170,5 +171,5 @@ class ConvertSettings(NetworkSettings, FitSettings):
 class TeachSettings(NetworkSettings, FitSettings):
     """Everything `teach` can be told."""
 
-    output: Path | None = Field(None, description="folder of the trained teacher (default: the cache)")
+    output: HomePath | None = Field(None, description="folder of the trained teacher (default: the cache)")
     overwrite: bool = Field(False, description="replace what a non-empty output folder holds")

@@ -82,9 +82,9 @@ def _read(name: str, *, data_dir: Path | None, img_size: int | None, download: b
     if name == "digits":
         return read_digits(img_size)
     if name in KNOWN:
-        root = (data_dir or cache_dir() / "data").expanduser()
+        root = data_dir or cache_dir() / "data"
         return read_known(name, data_dir=root, img_size=img_size, download=download, skip_bad=skip_bad)
-    folder = Path(name).expanduser()
+    folder = Path(name)
     if os.sep in name or "/" in name or folder.is_dir():
         return read_folder(folder, img_size, skip_bad=skip_bad)
     near = difflib.get_close_matches(name.lower(), NAMES)

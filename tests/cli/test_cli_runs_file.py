@@ -55,6 +55,14 @@ def test_what_a_user_leaves_open_and_what_computes_nothing_stays_out_of_names(re
     assert [r.name for r in runs] == ["test_resnet-digits-t4-s0-threshold_2.0", "test_resnet-digits-t4-s0"]
 
 
+def test_a_tilde_is_the_home_folder(read, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (run,) = read(DEFAULTS + "checkpoint = '~/teacher.pth'\n[[run]]\ndata-dir = '~/data'\ndataset = '~/shades'\n")
+    settings = run.settings
+    assert (settings.checkpoint, settings.data_dir) == (tmp_path / "teacher.pth", tmp_path / "data")
+    assert (run.name, settings.dataset) == ("test_resnet-shades-t4-s0", str(tmp_path / "shades"))
+
+
 def test_a_name_never_leaves_the_folder(read):
     (run,) = read("[[run]]\nmodel = 'hf-hub:../../evil'\ndataset = '/etc/../x y'\n")
     assert run.name == "hf-hub_.._.._evil-x_y-t4-s0"

@@ -1,7 +1,18 @@
 """Flags and TOML keys become settings; what does not fit is named with its bound."""
 
+from pathlib import Path
+
 import pytest
 
+from ann2snn_distill.cli.schema import properties
+from ann2snn_distill.config import (
+    BatchSettings,
+    BenchSettings,
+    ConvertSettings,
+    EvalSettings,
+    InspectSettings,
+    TeachSettings,
+)
 from ann2snn_distill.errors import UsageError
 
 
@@ -40,6 +51,54 @@ def test_flags_beat_the_file_and_the_rest_of_the_file_holds(run, pipeline, tmp_p
     settings = settings_of(pipeline)
     assert (settings.model, settings.batch_size, settings.seed, settings.amp) == ("test_resnet", 64, 5, False)
     assert settings.model_kwargs == {"a": 1}
+
+
+HOME_IN_FILE = """
+model = "test_resnet"
+dataset = "~/shades"
+data_dir = "~/data"
+checkpoint = "~/teacher.pth"
+output = "~/run"
+"""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_a_tilde_in_a_file_is_the_home_folder_in_every_path(run, pipeline, home):
+    (home / "run.toml").write_text(HOME_IN_FILE)
+    done = run("convert", "--config=~/run.toml")
+    assert done.code == 0, done.err
+    settings = settings_of(pipeline)
+    assert (settings.dataset, settings.data_dir) == (str(home / "shades"), home / "data")
+    assert (settings.checkpoint, settings.output) == (home / "teacher.pth", home / "run")
+    assert settings.model == "test_resnet"
+
+
+@pytest.mark.parametrize(
+    ("settings", "required"),
+    [
+        (ConvertSettings, {"model": "test_resnet"}),
+        (TeachSettings, {"model": "test_resnet"}),
+        (BenchSettings, {"model": "test_resnet"}),
+        (InspectSettings, {}),
+        (EvalSettings, {"checkpoint": "x"}),
+        (BatchSettings, {"runs": "x"}),
+    ],
+)
+def test_a_tilde_is_the_home_folder_wherever_a_file_or_folder_may_be_named(home, settings, required):
+    known = properties(settings)
+    paths = {field for field in known if known[field].metavar == "PATH"}
+    paths |= {"dataset", "resume"} & known.keys() | ({"model"} if settings is InspectSettings else set())
+    assert paths
+    for field in paths:
+        found = getattr(settings.model_validate({**required, field: "~/x"}), field)
+        assert Path(found) == home / "x", field
+        plain = getattr(settings.model_validate({**required, field: "auto"}), field)
+        assert str(plain) == "auto"
 
 
 BAD_FLAGS = {
