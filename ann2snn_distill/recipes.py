@@ -98,10 +98,9 @@ def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: 
     return {name: value for name, value in defaults.items() if getattr(settings, name) in (None, "auto")}
 
 
-def resolved_init(settings: ConvertSettings) -> dict[str, object]:
-    """Return where the student's weights start, if that was left open."""
-    same = settings.student in (None, settings.model)
-    return {} if settings.init else {"init": "teacher" if same else "scratch"}
+def resolved_init(settings: ConvertSettings, *, same_network: bool) -> dict[str, object]:
+    """Return where the student's weights start, if that was left open; `same_network`: whether the teacher's fit it."""
+    return {} if settings.init else {"init": "teacher" if same_network else "scratch"}
 
 
 _NEURON_DEFAULTS: dict[str, dict[str, object]] = {

@@ -29,4 +29,11 @@ def test_what_was_given_stays():
     resolved = resolved_fit(settings, SMALL, img_size=32, cuda=True)
     assert not {"lr", "cutmix", "cutout", "aa", "epochs"} & resolved.keys()
     assert resolved["amp"] is resolved["torchcompile"] is True
-    assert resolved_init(settings) == {}
+    for same in (True, False):
+        assert resolved_init(settings, same_network=same) == {}
+
+
+def test_a_student_starts_from_weights_that_fit_it():
+    settings = ConvertSettings(model="resnet18")
+    assert resolved_init(settings, same_network=True) == {"init": "teacher"}
+    assert resolved_init(settings, same_network=False) == {"init": "scratch"}

@@ -88,8 +88,7 @@ def prepare(settings: ConvertSettings) -> Prepared:
     decays_of(resolved, student)  # refuses what the student does not have
     teacher = guide_network(resolved, loaded)
     wanted = resolved.branches if resolved.method == "hybrid" else "none"
-    same = is_same_network(resolved, loaded)
-    positions = choose_positions(student.stages, teacher.stages, wanted, same_network=same)
+    positions = choose_positions(student.stages, teacher.stages, wanted, same_network=is_same_network(resolved))
     refuse_twice([position.name for position in positions])
     memory = _memory(resolved, dataset, device, student, teacher, positions)
     if settings.batch_size == "auto":
@@ -161,7 +160,7 @@ def dataset_of(settings: NetworkSettings) -> Dataset:
 def settled(settings: ConvertSettings, dataset: Dataset, device: torch.device) -> ConvertSettings:
     """Return `settings` with every default filled in that data and device decide."""
     recipe = recipe_for(img_size=dataset.img_size, images=len(dataset.train))
-    settings = settings.model_copy(update=resolved_init(settings))
+    settings = settings.model_copy(update=resolved_init(settings, same_network=is_same_network(settings)))
     fit = resolved_fit(settings, recipe, img_size=dataset.img_size, cuda=device.type == "cuda")
     measures = {"img_size": dataset.img_size, "dataset": _lasting_name(str(settings.dataset))}
     return settings.model_copy(update={**fit, **resolved_neuron(settings), **measures})

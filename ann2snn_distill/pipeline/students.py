@@ -14,7 +14,7 @@ from ann2snn_distill.distillation.branches import named_cuts
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.neurons.equations import NeuronModel
 from ann2snn_distill.pipeline.decays import decays_of
-from ann2snn_distill.teacher import LoadedNetwork, build_network, rebuilt_network
+from ann2snn_distill.teacher import LoadedNetwork, build_network, rebuilt_network, resolve_model_name
 
 
 def student_network(
@@ -39,13 +39,13 @@ def convert_network(settings: ConvertSettings, module: nn.Module, *, img_size: i
 
 def guide_network(settings: ConvertSettings, teacher: LoadedNetwork) -> Partitioned:
     """Partition a teacher: at the student's cuts if the student is the same network, at its own otherwise."""
-    cuts = _cuts(settings) if is_same_network(settings, teacher) else ()
+    cuts = _cuts(settings) if is_same_network(settings) else ()
     return partitioned(teacher.module, img_size=teacher.img_size, cuts=cuts)
 
 
-def is_same_network(settings: ConvertSettings, teacher: LoadedNetwork) -> bool:
-    """Return whether the student has the teacher's architecture."""
-    return settings.student in (None, teacher.name)
+def is_same_network(settings: ConvertSettings) -> bool:
+    """Return whether the student has the teacher's architecture: none was named, or the same however written."""
+    return settings.student is None or resolve_model_name(settings.student) == resolve_model_name(settings.model)
 
 
 def _cuts(settings: ConvertSettings) -> tuple[str, ...]:
@@ -58,9 +58,9 @@ def student_module(settings: ConvertSettings, teacher: LoadedNetwork, *, seed: i
     Raises:
         UsageError: --init teacher, and the student is another network.
     """
-    name = settings.student or teacher.name
+    name, same = settings.student or teacher.name, is_same_network(settings)
     if settings.init == "teacher":
-        if name != teacher.name:
+        if not same:
             raise UsageError(f"--init teacher copies weights, and {name} is not {teacher.name}; give --init scratch")
         return teacher.module
     return build_network(
@@ -68,7 +68,7 @@ def student_module(settings: ConvertSettings, teacher: LoadedNetwork, *, seed: i
         classes=teacher.classes,
         img_size=teacher.img_size,
         stem=teacher.stem,
-        model_kwargs=teacher.model_kwargs if name == teacher.name else {},
+        model_kwargs=teacher.model_kwargs if same else {},
         seed=seed,
     )
 

@@ -12,8 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
+from ann2snn_distill import pipeline
 from ann2snn_distill.checkpoint import load_checkpoint, read_header
 from ann2snn_distill.data.datasets import load_dataset
+from ann2snn_distill.events import silent
 from ann2snn_distill.pipeline.students import student_from_header
 from ann2snn_distill.teacher import small_stem
 
@@ -206,6 +208,11 @@ def test_a_student_starts_from_its_teachers_weights_where_it_can(command, tiny, 
     done = command("convert", *tiny, *flags.split(), "--dry-run", "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["settings"]["init"] == init
+
+
+def test_a_network_named_in_two_ways_is_one(tiny_settings, tmp_path):
+    settings = tiny_settings(model=" test_resnet", student="test_resnet", output=tmp_path / "run")
+    assert pipeline.plan(settings, silent)["settings"]["init"] == "teacher"
 
 
 def test_eval_of_the_file_gives_the_reports_numbers_to_the_digit(command, trained):
