@@ -78,6 +78,14 @@ class Distillation:
             scaled=execution_of(settings, self.run.device).scaled,
         )  # fmt: skip
 
+    def begin(self) -> None:
+        """Fit the projections, if that was asked for: the first thing that is done to what is trained."""
+        run = self.run
+        if run.settings.projection_init == "fitted" and self.branches.positions:
+            images = _first_images(run, self.taught, _CALIBRATION_IMAGES).to(run.device)
+            with exact_float32():
+                fit_projections(self.student, self.branches, images.split(_FITTED_IMAGES), run.settings.timesteps)
+
     def conclusion(self, state: TrainState, batches: TrainBatches) -> Conclude:
         """Return what is done after the last step: averaged weights get statistics of their own."""
         settings, img_size = self.run.settings, self.run.dataset.img_size
@@ -117,9 +125,6 @@ def new_distillation(run: Prepared, taught: Taught) -> Distillation:
     with torch.random.fork_rng():
         torch.manual_seed(run.settings.seed)
         branches = HybridBranches(student.stages, teacher, run.positions).to(run.device)
-    if run.settings.projection_init == "fitted" and branches.positions:
-        with exact_float32():
-            fit_projections(student, branches, calibration.to(run.device).split(_FITTED_IMAGES), run.settings.timesteps)
     return Distillation(run, taught, teacher, student, branches)
 
 
@@ -147,6 +152,7 @@ def distilled(work: Distillation, observe: Observer) -> tuple[TrainState, FitRes
             execution=execution,
             resume=ResumeFolder(run.folder / RESUME_FOLDER, identity=_identity(work)),
             observe=observe,
+            begin=work.begin,
             conclude=work.conclusion(state, batches),
             metrics=work.metrics(state),
             record=lambda lines: write_metrics(run.folder, lines),

@@ -16,6 +16,7 @@ from ann2snn_distill.training.state import TrainState
 from ann2snn_distill.training.step import Execution
 
 __all__ = [
+    "Begin",
     "Conclude",
     "EpochMetrics",
     "Execution",
@@ -57,6 +58,9 @@ class FitResult:
 EpochMetrics = Callable[[int], dict[str, Any]]
 """Extra metrics after an epoch (from 1), such as accuracy on a validation split."""
 
+Begin = Callable[[], None]
+"""Changes what is to be trained, in place, where no state is left to go on from."""
+
 Conclude = Callable[[], None]
 """Changes what was trained once more, after the last step; it may be called again after an interruption."""
 
@@ -74,6 +78,7 @@ def fit(
     execution: Execution,
     resume: ResumeFolder,
     observe: Observer,
+    begin: Begin = lambda: None,
     conclude: Conclude = lambda: None,
     metrics: EpochMetrics = lambda epoch: {},
     record: Record = lambda lines: None,
@@ -89,6 +94,7 @@ def fit(
         execution: device, precision, compilation.
         resume: where states are written and looked for.
         observe: told of progress.
+        begin: called before the first step of all, and not where the training goes on.
         conclude: called after the last step, before that epoch's metrics.
         metrics: called after each epoch.
         record: called after each epoch, and before the first where an earlier process has finished some.
@@ -100,7 +106,7 @@ def fit(
     """
     loop = Loop(spans, batches, state, plan.schedule, execution, observe)
     keeper = Keeper(loop, resume, plan.interval)
-    keeper.go_on(name, plan.schedule.epochs, observe)
+    keeper.go_on(name, plan.schedule.epochs, observe, begin)
     try:
         with loop.interrupts.watched(), own_generators(execution.device):
             _train(name, loop, keeper, observe, conclude, metrics, record)

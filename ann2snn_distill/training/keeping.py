@@ -1,6 +1,7 @@
 """Which states of a training are kept: the last good one in memory, and on disk at an interval and at the end."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -36,25 +37,28 @@ class Keeper:
         self.good = self._copied()
         self._saved = time.monotonic()
 
-    def go_on(self, name: str, epochs: int, observe: Observer) -> None:
-        """Let the loop stand where the newest whole state on disk does, if there is one, and say so.
+    def go_on(self, name: str, epochs: int, observe: Observer, begin: Callable[[], None]) -> None:
+        """Let the loop stand where the newest whole state on disk does, and say so; begin where there is none.
 
         Args:
             name: of the phase.
             epochs: that it has.
             observe: told of damaged states, too.
+            begin: changes what is trained once, before the first step of all.
 
         Raises:
             BadInputError: the state belongs to a run with other settings, or is of a newer release.
         """
         restart, complaints = self._folder.load(self._loop.misfit)
         way = "no whole state is left, so this training starts again"
-        if restart is not None:
+        if restart is None:
+            begin()
+        else:
             self._loop.go_to(restart)
-            self.good = self._copied()
             way = f"the state after {restart.place} is used"
         for complaint in complaints:
             observe(Caution(f"{complaint}; {way}"))
+        self.good = self._copied()
         if restart is not None:
             observe(Note(f"{name}: going on after {restart.place} of {epochs}"))
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from ann2snn_distill.errors import BadInputError, InterruptedRunError, UsageError
 from ann2snn_distill.events import EpochDone, Note, PhaseStarted, StepsDone
+from ann2snn_distill.pipeline import distilling
 from ann2snn_distill.training import fit as fitting
 from ann2snn_distill.training import loop as looping
 
@@ -119,6 +120,27 @@ def test_other_settings_are_refused_with_both_values_and_nothing_changes(
         "convert", *tiny, "--output", folder, "--resume", "auto", "--checkpoint-interval", 1, "--min-accuracy", 0
     )
     assert free.code == 0, free.err
+
+
+def test_projections_are_fitted_where_a_run_begins_and_not_where_it_goes_on(
+    tiny_settings, converting, interrupting, tmp_path, monkeypatch
+):
+    fits = []
+    plain = distilling.fit_projections
+    monkeypatch.setattr(distilling, "fit_projections", lambda *given: fits.append(given) or plain(*given))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    converting(tiny_settings(output=whole))
+    with pytest.raises(InterruptedRunError):
+        converting(tiny_settings(output=parts), interrupting("hybrid"))
+    assert len(fits) == 2
+    with pytest.raises(InterruptedRunError):
+        converting(tiny_settings(output=parts, resume="auto"), interrupting("hybrid"))
+    assert len(fits) == 2
+    for damaged in (parts / "resume").iterdir():
+        damaged.write_bytes(damaged.read_bytes()[:-1])
+    converting(tiny_settings(output=parts, resume="auto"))
+    assert len(fits) == 3
+    assert torch.equal(*(load_file(f / "student.safetensors")["fc.weight"] for f in (whole, parts)))
 
 
 def test_a_damaged_state_is_told_and_the_one_before_it_used(tiny_settings, converting, interrupting, tmp_path):
