@@ -34,14 +34,15 @@ def spans_of(
     """
     assert settings.epochs
     first, last = settings.quantized_epochs, settings.finish_epochs
+    programs, guide = _programs(student, execution), _guide(settings, branches, execution)
     spans = []
     if first:
         quantized = student.in_quantized_training(fused=_is_fast(execution))
-        spans.append(Span(first, _by_rates(settings, quantized, branches, execution)))
+        spans.append(Span(first, _by_rates(settings, quantized, branches, guide)))
     if settings.epochs > first + last:
-        spans.append(Span(settings.epochs - first - last, objective_of(settings, student, branches, execution)))
+        spans.append(Span(settings.epochs - first - last, _by_method(settings, programs, branches, guide)))
     if last:
-        spans.append(Span(last, _at_every_timestep(settings, student, branches, execution)))
+        spans.append(Span(last, _at_every_timestep(settings, programs, guide)))
     return tuple(spans)
 
 
@@ -53,21 +54,26 @@ def objective_of(
     Compiled on CUDA, norms and sums run inside their neuron's operation, and under autocast guidance comes from a
     folded copy of the teacher in autocast's dtype; everywhere else the plain programs and the teacher itself are used.
     """
-    programs = _programs(student, execution)
+    return _by_method(settings, _programs(student, execution), branches, _guide(settings, branches, execution))
+
+
+def _by_method(
+    settings: ConvertSettings, programs: Programs, branches: HybridBranches, guide: StagedAnn | None
+) -> Objective:
     if settings.method == "bptt":
         return BpttObjective(programs, settings.timesteps)
-    return _by_rates(settings, programs, branches, execution)
+    return _by_rates(settings, programs, branches, guide)
 
 
 def _by_rates(
-    settings: ConvertSettings, programs: Programs, branches: HybridBranches, execution: Execution
+    settings: ConvertSettings, programs: Programs, branches: HybridBranches, guide: StagedAnn | None
 ) -> Objective:
-    if settings.method != "hybrid":
+    if guide is None:
         return RateObjective(programs, settings.timesteps)
     return HybridObjective(
         programs,
         branches,
-        _guide(branches, execution),
+        guide,
         betas=branch_weights(len(branches.positions), settings.beta),
         timesteps=settings.timesteps,
         alpha=settings.alpha,
@@ -76,12 +82,10 @@ def _by_rates(
     )
 
 
-def _at_every_timestep(
-    settings: ConvertSettings, student: SpikingNetwork, branches: HybridBranches, execution: Execution
-) -> Objective:
+def _at_every_timestep(settings: ConvertSettings, programs: Programs, guide: StagedAnn | None) -> Objective:
     return EveryTimestepObjective(
-        _programs(student, execution),
-        _guide(branches, execution) if settings.method == "hybrid" else None,
+        programs,
+        guide,
         timesteps=settings.timesteps,
         alpha=settings.alpha,
         temperature=settings.temperature,
@@ -96,7 +100,10 @@ def _is_fast(execution: Execution) -> bool:
     return execution.compiled and execution.device.type == "cuda"
 
 
-def _guide(branches: HybridBranches, execution: Execution) -> StagedAnn:
+def _guide(settings: ConvertSettings, branches: HybridBranches, execution: Execution) -> StagedAnn | None:
+    """Return the teacher as guidance runs it, None where there is no guidance."""
+    if settings.method != "hybrid":
+        return None
     if _is_fast(execution) and execution.amp:
         return folded(branches.teacher.network, dtype=execution.dtype)
     return branches.teacher

@@ -1,0 +1,44 @@
+"""From settings to the objectives of a training's epochs."""
+
+import timm
+import torch
+
+from ann2snn_distill.config import ConvertSettings
+from ann2snn_distill.conversion.network import StagedAnn, partitioned
+from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
+from ann2snn_distill.distillation.branches import HybridBranches, choose_positions
+from ann2snn_distill.neurons.equations import LIF
+from ann2snn_distill.pipeline.objectives import spans_of
+from ann2snn_distill.training.fit import Execution
+
+FAST = Execution(torch.device("cuda"), amp=True, compiled=True)
+PLAIN = Execution(torch.device("cpu"), amp=False, compiled=False)
+
+
+def objectives(execution, method):
+    """Those of a training with all three spans, and its teacher; nothing is run, so that no GPU is needed."""
+    model = timm.create_model("test_resnet", num_classes=10).eval()
+    network, teacher = (partitioned(model, img_size=32) for _ in range(2))
+    student = SpikingNetwork(network, LIF, thresholds=uniform_thresholds(network.sites.neuron_names(), 1.0))
+    positions = choose_positions(student.stages, teacher.stages, "auto", same_network=True)
+    branches = HybridBranches(student.stages, StagedAnn(teacher), positions)
+    settings = ConvertSettings(model="test_resnet", method=method, epochs=5, quantized_epochs=1, finish_epochs=2)
+    spans = spans_of(settings, student, branches, execution)
+    assert [span.epochs for span in spans] == [1, 2, 2]
+    return [span.objective for span in spans], branches.teacher
+
+
+def test_all_spans_of_a_training_are_guided_by_one_teacher():
+    (first, middle, last), teacher = objectives(PLAIN, "hybrid")
+    assert first.guide is middle.guide is last.guide is teacher
+    (first, middle, last), teacher = objectives(FAST, "hybrid")
+    assert first.guide is middle.guide is last.guide
+    assert first.guide is not teacher
+    assert {parameter.dtype for parameter in first.guide.parameters()} == {torch.bfloat16}
+
+
+def test_without_guidance_no_span_has_a_teacher():
+    for execution in (PLAIN, FAST):
+        for method in ("rate", "bptt"):
+            found, _ = objectives(execution, method)
+            assert all(getattr(objective, "guide", None) is None for objective in found)
