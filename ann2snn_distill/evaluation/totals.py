@@ -65,7 +65,7 @@ class _Replayed:
         self._x, self._labels = x.clone(), labels.clone()
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread pins the next images
                 self._results = self._measure(self._x, self._labels)
         except RuntimeError:  # it waits for the device somewhere: measured batch by batch, then
             self._seen = torch.Size()

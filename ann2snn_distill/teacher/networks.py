@@ -9,6 +9,7 @@ import timm
 import torch
 from timm.models import get_pretrained_cfg, load_model_config_from_hf
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.teacher.names import is_hub_name, resolve_model_name
@@ -25,6 +26,10 @@ _RESERVED = {
     "checkpoint_path": "--checkpoint sets it",
     "features_only": "the classifier is needed",
 }
+
+_COMPUTED_WITH = (torch.tensor, torch.arange, torch.linspace)
+_MOST_COMPUTED_WITH = 2**16
+"""Numbers of one such tensor; a header may ask for any length."""
 
 
 def build_network(
@@ -56,7 +61,7 @@ def build_blueprint(
 ) -> nn.Module:
     """Build a network as `build_network` does, on the meta device: shapes without values, in a fraction of the time.
 
-    The few architectures whose constructors compute with values are built on the CPU.
+    What PyTorch cannot run there, a few architectures before its 2.14, is built on the CPU.
 
     Raises:
         UsageError: as `build_network`.
@@ -161,6 +166,18 @@ def first_line(error: BaseException) -> str:
     return lines[0].rstrip(". ") if lines else type(error).__name__
 
 
+class _WithValues(TorchFunctionMode):
+    """Lets the few numbers that a constructor computes with, such as widths, have values on the meta device, too."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in _COMPUTED_WITH and kwargs.get("device") is None:
+            shape = func(*args, **kwargs | {"device": "meta"})
+            if shape.numel() <= _MOST_COMPUTED_WITH:
+                kwargs["device"] = "cpu"
+        return func(*args, **kwargs)
+
+
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seed the CPU generator for a while; accelerators' generators are neither read nor written."""
@@ -190,11 +207,11 @@ def _hub_config(name: str) -> tuple[Mapping[str, Any], str, Mapping[str, Any]]:
 
 def _plain(name: str, *, classes: int, keywords: Mapping[str, Any], seed: int, img_size: int) -> nn.Module:
     try:
-        with _seeded(seed):
+        with _seeded(seed), _WithValues():
             network: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **keywords)
     except Exception as error:  # a constructor that is given a bad value may raise anything
         raise UsageError(_refusal(name, error, keywords, img_size)) from error
-    return network
+    return network.to(torch.get_default_device())
 
 
 def _with_weights(name: str, *, classes: int, keywords: Mapping[str, Any], seed: int) -> nn.Module:

@@ -4,6 +4,7 @@ A header is a stranger's: a few bytes of it could ask for a network of terabytes
 network is first made of meta tensors, which have shapes and no memory, and of no more layers than the file can fill.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +18,7 @@ from torch.nn.modules.module import (
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ann2snn_distill.errors import BadInputError
+from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.teacher.names import is_hub_name, resolve_model_name
 from ann2snn_distill.teacher.networks import Stem, build_network, create, first_line, fit_to_images
 
@@ -27,7 +28,7 @@ _LARGEST_VALUE = 2**30
 _MOST_OPERATIONS = 2 * 10**13
 """Operations of one image (a multiply-accumulate is two), those of finding the stem included."""
 
-_SPARE_PARAMETERS, _SPARE_MODULES = 1_000, 10_000
+_SPARE_PARAMETERS, _SPARE_MODULES, _SPARE_VALUES = 1_000, 10_000, 1_000_000
 """What timm makes and drops again while it builds, such as a classifier of another size."""
 
 
@@ -83,11 +84,16 @@ def check_rebuild(
         raise BadInputError("the file's network takes images of other than 3 channels, which no data set here has")
     try:
         work = FlopCounterMode(display=False)
-        with torch.device("meta"), _at_most(len(shapes)), work, _Bounded(), torch.no_grad():
-            network = create(
-                name, classes=classes, img_size=img_size, model_kwargs=model_kwargs, seed=0, pretrained=False
-            )
-            fit_to_images(network, name=name, classes=classes, img_size=img_size, stem=stem, model_kwargs=model_kwargs)
+        with _at_most(len(shapes)), work, _Bounded(), torch.no_grad():
+            with torch.device("meta"):
+                network = create(
+                    name, classes=classes, img_size=img_size, model_kwargs=model_kwargs, seed=0, pretrained=False
+                )
+            network = _fitted(
+                network, name,
+                classes=classes, img_size=img_size, stem=stem, model_kwargs=model_kwargs,
+                most=2 * sum(map(math.prod, shapes.values())) + _SPARE_VALUES,
+            )  # fmt: skip
             _check_work(work.get_total_flops())
     except Exception as error:
         cause = _too_large(error)
@@ -95,6 +101,32 @@ def check_rebuild(
             raise
         raise BadInputError(f"the file's header describes a network {cause}, and its tensors do not") from error
     _compare({key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}, shapes)
+
+
+def _fitted(
+    network: nn.Module,
+    name: str,
+    *,
+    classes: int,
+    img_size: int,
+    stem: Stem,
+    model_kwargs: Mapping[str, Any],
+    most: int,
+) -> nn.Module:
+    """Fit a meta network to the images; one of at most `most` values that PyTorch cannot run there on the CPU.
+
+    It cannot run a few architectures before its 2.14.
+    """
+    try:
+        with torch.device("meta"):
+            fit_to_images(network, name=name, classes=classes, img_size=img_size, stem=stem, model_kwargs=model_kwargs)
+        return network
+    except UsageError as error:
+        if _too_large(error):
+            raise
+        if sum(tensor.numel() for tensor in network.state_dict().values()) > most:
+            raise _TooLargeError("of more values") from error
+        return build_network(name, classes=classes, img_size=img_size, stem=stem, model_kwargs=model_kwargs)
 
 
 def _check_work(operations: int) -> None:

@@ -140,6 +140,7 @@ def ready_step(
         note: told what compiling took.
     """
     if how.compiled:
+        torch.compiler.reset()  # every objective shares its code, which is compiled eight times and then run as it is
         objective = torch.compile(objective, dynamic=False)
     step = plain_step(objective, state, totals, amp=how.amp, device=how.device, pieces=how.pieces, dtype=how.dtype)
     if not (how.compiled and x.is_cuda):
@@ -169,7 +170,7 @@ def captured_step(step: Step, state: TrainState, totals: LossTotals, *, x: Tenso
             step(example, example_target)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread pins the next images' memory
         step(example, example_target)
     state.restore(saved)
     totals.reset(sums, steps=steps)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ann2snn_distill.errors import BadInputError, UsageError
-from ann2snn_distill.teacher import build_network, check_rebuild, rebuilt_network
+from ann2snn_distill.teacher import build_network, check_rebuild, rebuild, rebuilt_network
+from ann2snn_distill.teacher.networks import fit_to_images
 
 SMALL = {"channels": [8, 8, 8, 8], "stem_width": 4}
 HEADER = {"classes": 10, "img_size": 16, "stem": "small", "model_kwargs": SMALL}
@@ -92,6 +93,18 @@ def test_work_that_no_machine_does_is_refused_though_the_weights_are_few():
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     with pytest.raises((BadInputError, UsageError), match=r"a network of .* operations an image"):
         check_rebuild("vit_tiny_patch16_224", img_size=1024, shapes=shapes, **header)
+
+
+def test_what_the_meta_device_cannot_run_is_built_unless_the_file_is_too_small_for_it(shapes, monkeypatch):
+    def fit(network, **more):
+        if next(network.parameters()).is_meta:
+            raise UsageError("an operation has no meta kernel")
+        return fit_to_images(network, **more)
+
+    monkeypatch.setattr(rebuild, "fit_to_images", fit)
+    check_rebuild("test_resnet", shapes=shapes, **HEADER)
+    large = {"channels": [2048] * 4}
+    assert "a network of more values, and its tensors do not" in refusal(shapes, model_kwargs={**SMALL, **large})
 
 
 def test_another_number_of_channels_is_refused(shapes):

@@ -3,9 +3,10 @@
 import pytest
 import timm
 import torch
+from torch import nn
 
 from ann2snn_distill.errors import BadInputError, UsageError
-from ann2snn_distill.teacher import build_network, load_network, networks
+from ann2snn_distill.teacher import build_blueprint, build_network, load_network, networks, rebuilt_network
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -39,6 +40,39 @@ def test_building_leaves_the_global_generator_as_it_was(stem):
     before = torch.get_rng_state()
     load(stem=stem)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Computed(nn.Module):
+    """As timm's regnets before 1.0.31: its constructor computes with the values of tensors."""
+
+    def __init__(self, **_):
+        super().__init__()
+        width = int(torch.unique(torch.tensor([8, 8])).item())
+        self.register_buffer("scales", torch.linspace(0, 1, width))
+        self.layer = nn.Linear(3, 10)
+
+    def forward(self, x):
+        return self.layer(x.mean((2, 3))) * self.scales.mean()
+
+
+def test_a_network_whose_constructor_computes_with_values_has_a_blueprint_and_is_rebuilt(monkeypatch):
+    monkeypatch.setattr(networks.timm, "create_model", lambda name, **keywords: Computed(**keywords))
+    header = {"classes": 10, "img_size": 32, "stem": "keep", "model_kwargs": {}}
+    blueprint = build_blueprint("test_resnet", **header)
+    assert {tensor.device.type for tensor in blueprint.state_dict().values()} == {"meta"}
+    shapes = {name: tuple(tensor.shape) for name, tensor in blueprint.state_dict().items()}
+    assert rebuilt_network("test_resnet", **header, shapes=shapes)(torch.ones(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_a_constructors_longer_tensors_take_no_memory(monkeypatch):
+    class Long(Computed):
+        def __init__(self, **_):
+            super().__init__()
+            assert torch.arange(2**50).is_meta
+
+    monkeypatch.setattr(networks.timm, "create_model", lambda name, **keywords: Long(**keywords))
+    with torch.device("meta"):
+        assert build().layer.weight.is_meta
 
 
 def test_a_network_for_one_image_size_is_built_for_the_datas():

@@ -2,6 +2,7 @@
 
 import json
 import os
+from threading import Event, Thread
 from unittest import mock
 
 import pytest
@@ -122,6 +123,31 @@ def test_a_measurement_replayed_from_a_graph_is_the_one_made_batch_by_batch(monk
     )
     assert totals_over(data, sums) == replayed
     assert replayed[1] == 5 * 16 + 3
+
+
+def test_a_step_and_a_measurement_are_captured_while_another_thread_pins_memory():
+    """As the thread does that receives streamed images."""
+    over, pinned = Event(), []
+
+    def pin():
+        while not over.is_set():
+            pinned.append(torch.empty(2**20).pin_memory())
+            del pinned[:-3]
+
+    thread = Thread(target=pin)
+    thread.start()
+    try:
+        captured, _, _ = trained(torch.float32, **SAME, compiled=False, captured=True)
+        batch = torch.ones(4, device=CUDA), torch.ones(4, dtype=torch.long, device=CUDA)
+        totals, images = totals_over([batch] * 50, lambda x, labels: {"sum": (x * labels).sum().double()})
+    finally:
+        over.set()
+        thread.join()
+    plain, _, _ = trained(torch.float32, **SAME, compiled=False)
+    for name, tensor in plain.items():
+        torch.testing.assert_close(captured[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+    assert (totals, images) == ({"sum": 200.0}, 200)
+    assert pinned
 
 
 def test_a_measurement_that_waits_for_the_device_is_made_batch_by_batch():
