@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from ann2snn_distill.config import ConvertSettings, FitSettings, NetworkSettings
 from ann2snn_distill.conversion.network import Partitioned
 from ann2snn_distill.data.batches import device_bytes
 from ann2snn_distill.data.datasets import NAMES, Dataset, load_dataset
 from ann2snn_distill.distillation.branches import Position, choose_positions
+from ann2snn_distill.errors import BadInputError, UnsupportedModelError, UsageError
 from ann2snn_distill.events import Note, Observer
 from ann2snn_distill.pipeline.decays import decays_of
 from ann2snn_distill.pipeline.inspecting import inspection
@@ -29,7 +31,7 @@ from ann2snn_distill.pipeline.teachers import (
 )
 from ann2snn_distill.recipes import recipe_for, resolved_fit, resolved_init, resolved_neuron
 from ann2snn_distill.reporting.inspection import Inspection
-from ann2snn_distill.teacher import LoadedNetwork, resolve_model_name
+from ann2snn_distill.teacher import LoadedNetwork, check_rebuild, local_form, resolve_model_name
 
 
 @dataclass(frozen=True)
@@ -202,9 +204,28 @@ def plan(settings: ConvertSettings, observe: Observer) -> dict[str, Any]:
     }
 
 
+def _check_file(settings: ConvertSettings, loaded: LoadedNetwork, module: nn.Module) -> None:
+    """See that the file of a student with `module`'s weights can be read again, before anything is trained for it."""
+    name, kwargs = local_form(settings.student or loaded.name, loaded.model_kwargs if is_same_network(settings) else {})
+    try:
+        check_rebuild(
+            name,
+            classes=loaded.classes,
+            img_size=loaded.img_size,
+            stem=loaded.stem,
+            model_kwargs=kwargs,
+            shapes={key: tuple(tensor.shape) for key, tensor in module.state_dict().items()},
+        )
+    except (BadInputError, UsageError) as error:
+        raise UnsupportedModelError(
+            f"the file that {name} would be saved in could not be read again: {error}"
+        ) from error
+
+
 def _student(settings: ConvertSettings, loaded: LoadedNetwork) -> tuple[Partitioned, Inspection]:
     name = settings.student or loaded.name
     module = student_module(settings, loaded, seed=settings.seed)
+    _check_file(settings, loaded, module)
     network = convert_network(settings, module, img_size=loaded.img_size)
     found = inspection(network, module, name=name, img_size=loaded.img_size, classes=loaded.classes)
     return network, found

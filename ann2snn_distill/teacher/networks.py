@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import timm
@@ -27,7 +27,7 @@ _RESERVED = {
     "features_only": "the classifier is needed",
 }
 
-_COMPUTED_WITH = (torch.tensor, torch.arange, torch.linspace)
+_COMPUTED_WITH = (torch.tensor, torch.as_tensor, torch.arange, torch.linspace)
 _MOST_COMPUTED_WITH = 2**16
 """Numbers of one such tensor; a header may ask for any length."""
 
@@ -171,7 +171,7 @@ class _WithValues(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if func in _COMPUTED_WITH and kwargs.get("device") is None:
+        if func in _COMPUTED_WITH and kwargs.get("device") is None and not isinstance(args[0], torch.Tensor):
             shape = func(*args, **kwargs | {"device": "meta"})
             if shape.numel() <= _MOST_COMPUTED_WITH:
                 kwargs["device"] = "cpu"
@@ -206,12 +206,20 @@ def _hub_config(name: str) -> tuple[Mapping[str, Any], str, Mapping[str, Any]]:
 
 
 def _plain(name: str, *, classes: int, keywords: Mapping[str, Any], seed: int, img_size: int) -> nn.Module:
-    try:
-        with _seeded(seed), _WithValues():
+    device = torch.get_default_device()
+
+    def made() -> nn.Module:
+        with _seeded(seed):
             network: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **keywords)
+        return network.to(device)
+
+    try:
+        return made()
     except Exception as error:  # a constructor that is given a bad value may raise anything
+        if device.type == "meta":
+            with suppress(Exception), _WithValues():
+                return made()
         raise UsageError(_refusal(name, error, keywords, img_size)) from error
-    return network.to(torch.get_default_device())
 
 
 def _with_weights(name: str, *, classes: int, keywords: Mapping[str, Any], seed: int) -> nn.Module:
