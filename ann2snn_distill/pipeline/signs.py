@@ -12,7 +12,9 @@ from ann2snn_distill.evaluation.alignment import BranchScore
 _EPOCHS = 4
 """Fewer epochs have no last quarter to judge."""
 _ALIGNED = 0.5
-_RISE, _FALL = 0.01, 0.1
+_RISE = 0.01
+_KEPT = 0.7
+"""Share of its best cosine that a cut keeps: fitted projections begin high, and the student moves on from there."""
 _APART = 10.0
 """Points between a branch's accuracy and the student's."""
 _BEYOND = 1.5
@@ -47,8 +49,9 @@ def _unaligned(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for name in lines[0]:
         first, best = lines[0][name], max(line[name] for line in lines)
         last = fmean(line[name] for line in lines[-quarter:])
-        if last < best - _FALL or (last < first + _RISE and last < _ALIGNED):
-            sign = "falls" if last < best - _FALL else "does not rise"
+        falls = last < _KEPT * best
+        if falls or (last < first + _RISE and last < _ALIGNED):
+            sign = "falls" if falls else "does not rise"
             yield (
                 f"the alignment of {name} {sign}: its cosine with the teacher's feature was {first:.2f} after the "
                 f"first epoch, {best:.2f} at best, and is {last:.2f}; try a lower --lr, or other --branches"
