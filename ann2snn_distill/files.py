@@ -1,6 +1,7 @@
 """Writing files whole or not at all."""
 
 import errno
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -73,3 +74,20 @@ def _sync(path: Path, flags: int) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def file_digest(path: Path, said: str) -> str:
+    """Return the SHA-256 of a file's bytes.
+
+    Args:
+        path: the file.
+        said: the setting that names it.
+
+    Raises:
+        BadInputError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInputError(f"cannot read {path}: {error.strerror}; check {said}") from error

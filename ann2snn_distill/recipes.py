@@ -1,5 +1,6 @@
 """The default recipe for each kind of data, in this one place; docs/experiments.md says what was measured for it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ann2snn_distill.config import AutoAugmentName, ConvertSettings, FitSettings
@@ -24,7 +25,7 @@ class Recipe:
         adamw_lr: the same for AdamW.
         sgd_decay: weight decay of SGD.
         adamw_decay: weight decay of AdamW.
-        copied_lr: share of the learning rate for a student that starts from its teacher's weights.
+        copied_lr: share of the learning rate for a student that starts from its teacher's weights, or a student's.
         aa: augmentation policy.
         cutout: side of the erased square over the image's side.
         cutmix: its beta parameter.
@@ -80,7 +81,7 @@ def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: 
     batch = settings.batch_size if isinstance(settings.batch_size, int) else recipe.batch_size
     sgd = settings.opt == "sgd"
     peak = (recipe.sgd_lr if sgd else recipe.adamw_lr) * batch * settings.grad_accum_steps / _REFERENCE_BATCH
-    if isinstance(settings, ConvertSettings) and settings.init == "teacher":
+    if isinstance(settings, ConvertSettings) and settings.init != "scratch":
         peak *= recipe.copied_lr
     epochs = settings.epochs or recipe.epochs
     defaults: dict[str, object] = {
@@ -109,7 +110,14 @@ _NEURON_DEFAULTS: dict[str, dict[str, object]] = {
 }
 
 
-def resolved_neuron(settings: ConvertSettings) -> dict[str, object]:
-    """Return the neuron's defaults for every parameter left open."""
-    defaults = {"neuron": settings.neuron_name, **_NEURON_DEFAULTS[settings.neuron_name]}
+def resolved_neuron(settings: ConvertSettings, found: Mapping[str, object] | None = None) -> dict[str, object]:
+    """Return what is to be taken for every parameter of the neuron that was left open.
+
+    Args:
+        settings: what was asked for.
+        found: the neuron of the student to go on from, by the settings' names.
+    """
+    name = settings.neuron or (found or {}).get("neuron") or settings.neuron_name
+    own = _NEURON_DEFAULTS[str(name)] if found is None or found["neuron"] != name else found
+    defaults = {**own, "neuron": name}
     return {name: value for name, value in defaults.items() if getattr(settings, name) is None}

@@ -16,7 +16,7 @@ def test_the_kind_of_data_is_a_matter_of_side_and_number():
 @pytest.mark.parametrize("opt", ["sgd", "adamw"])
 def test_the_learning_rate_follows_the_images_a_step_and_the_start(recipe, opt):
     peak = recipe.sgd_lr if opt == "sgd" else recipe.adamw_lr
-    for init, share in (("scratch", 1.0), ("teacher", recipe.copied_lr)):
+    for init, share in (("scratch", 1.0), ("teacher", recipe.copied_lr), ("s.safetensors", recipe.copied_lr)):
         settings = ConvertSettings(model="resnet18", opt=opt, init=init, batch_size=64, grad_accum_steps=3)
         resolved = resolved_fit(settings, recipe, img_size=32, cuda=False)
         assert resolved["lr"] == pytest.approx(share * peak * 64 * 3 / 128)

@@ -5,12 +5,12 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.data.datasets import Dataset
 from ann2snn_distill.errors import BadInputError, UsageError
+from ann2snn_distill.files import file_digest
 from ann2snn_distill.pipeline.machine import choose_device
 from ann2snn_distill.pipeline.outputs import FREE_SETTINGS
 from ann2snn_distill.pipeline.planning import dataset_of, settled
@@ -95,8 +95,10 @@ def _job(run: NamedRun, data: Dataset) -> Job:
     _said_of(run, check_spans, settings)
     determined_by = settings.model_dump(mode="json", exclude=set(FREE_SETTINGS)) | {
         "data": data.fingerprint,
-        "weights": None if settings.checkpoint is None else _digest(settings.checkpoint),
+        "weights": None if settings.checkpoint is None else file_digest(settings.checkpoint, "`checkpoint`"),
     }
+    if settings.started_from is not None:  # it came later: runs without it keep their fingerprints
+        determined_by["start"] = file_digest(settings.started_from, "`init`")
     text = json.dumps(determined_by, sort_keys=True, default=str)
     fingerprint = hashlib.blake2b(text.encode(), digest_size=_DIGITS // 2).hexdigest()
     return Job(run.name, settings, run.varied, fingerprint)
@@ -108,14 +110,6 @@ def _said_of(run: NamedRun, check: Any, *arguments: Any) -> Any:
         return check(*arguments)
     except (UsageError, BadInputError) as error:
         raise type(error)(f"run {run.name}: {error}") from error
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BadInputError(f"cannot read {path}: {error.strerror}; check `checkpoint`") from error
 
 
 def _refuse_same(jobs: Sequence[Job]) -> None:

@@ -21,6 +21,7 @@ _PHRASES = {
     "greater_than": "must be above {gt}",
     "less_than_equal": "must be at most {le}",
     "less_than": "must be below {lt}",
+    "start": "must be teacher, scratch, or a student's .safetensors file",
     "batch": "must be a whole number of at least 1, or auto",
     "interval": "must be epochs, such as 2, or minutes, such as 5m",
 }

@@ -56,6 +56,16 @@ HomePath = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(p
 NameOrPath = Annotated[str, AfterValidator(os.path.expanduser)]
 """A name, or such a path; no name begins with `~`."""
 
+
+def _checked_start(value: str) -> str:
+    if value not in ("teacher", "scratch") and not value.endswith(".safetensors"):
+        raise PydanticCustomError("start", "no start of a student")
+    return value
+
+
+Start = Annotated[NameOrPath, AfterValidator(_checked_start)]
+"""`teacher`, `scratch`, or the .safetensors file of a student."""
+
 Choice = Annotated[bool | None, AfterValidator(lambda chosen: chosen or None)]
 """A flag whose no is the same as not giving it: a run without it is the run that it was before there was the flag."""
 

@@ -1,5 +1,6 @@
 """Settings of a training: what is loaded, how it is fitted, and what `convert` and `teach` do with it."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -20,6 +21,7 @@ from ann2snn_distill.config.kinds import (
     Percent,
     Positive,
     ResetName,
+    Start,
 )
 
 
@@ -129,8 +131,10 @@ class ConvertSettings(NetworkSettings, FitSettings):
     surrogate_width: Annotated[float, Field(gt=0)] = Field(
         1.0, description="width of the surrogate slope, in thresholds"
     )
-    init: Literal["teacher", "scratch"] | None = Field(
-        None, description="where the student's weights start (default: teacher, if it has the teacher's architecture)"
+    init: Start | None = Field(
+        None,
+        description="where the student's weights start: teacher, scratch, or a student.safetensors to go on from "
+        "(default: teacher, if it has the teacher's architecture)",
     )
     alpha: Fraction = Field(0.5, description="share of guidance in each branch's loss")
     branches: str = Field("auto", description="auto, none, or names of cuts and paths of modules, separated by commas")
@@ -153,6 +157,11 @@ class ConvertSettings(NetworkSettings, FitSettings):
     def neuron_name(self) -> NeuronName:
         """The neuron, its default filled in: a leaky one is almost all or none, and codes no analog value."""
         return self.neuron or ("if" if self.coverage == "full" else "lif")
+
+    @property
+    def started_from(self) -> Path | None:
+        """The file of the student that this one goes on from."""
+        return None if self.init in (None, "teacher", "scratch") else Path(str(self.init))
 
     @model_validator(mode="after")
     def _consistent(self) -> "ConvertSettings":

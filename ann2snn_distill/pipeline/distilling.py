@@ -14,6 +14,7 @@ from ann2snn_distill.distillation.branches import HybridBranches
 from ann2snn_distill.distillation.fitting import fit_projections
 from ann2snn_distill.evaluation.totals import exact_float32
 from ann2snn_distill.events import Caution, Note, Observer
+from ann2snn_distill.files import file_digest
 from ann2snn_distill.pipeline.averaging import renew_statistics
 from ann2snn_distill.pipeline.machine import memory_mib
 from ann2snn_distill.pipeline.measuring import evaluation_batches, numerics
@@ -21,7 +22,8 @@ from ann2snn_distill.pipeline.memory import USABLE, explained
 from ann2snn_distill.pipeline.objectives import Validation, epoch_metrics, spans_of
 from ann2snn_distill.pipeline.outputs import FREE_SETTINGS, RESUME_FOLDER, write_metrics
 from ann2snn_distill.pipeline.planning import Prepared
-from ann2snn_distill.pipeline.students import guide_network, new_student
+from ann2snn_distill.pipeline.starting import first_student
+from ann2snn_distill.pipeline.students import guide_network
 from ann2snn_distill.pipeline.teacher_cache import Taught
 from ann2snn_distill.pipeline.teachers import augmentation_of, execution_of, images_a_step, interval_of, piece_of
 from ann2snn_distill.training.fit import Conclude, EpochMetrics, FitResult, Plan, Schedule, fit
@@ -121,7 +123,7 @@ def new_distillation(run: Prepared, taught: Taught) -> Distillation:
     """Build the networks of a run on its device, around a teacher that knows the data."""
     teacher = StagedAnn(guide_network(run.settings, taught.network)).to(run.device)
     calibration = _first_images(run, taught, _CALIBRATION_IMAGES)
-    student = new_student(run.settings, taught.network, calibration, seed=run.settings.seed).to(run.device)
+    student = first_student(run.settings, taught.network, calibration).to(run.device)
     with torch.random.fork_rng():
         torch.manual_seed(run.settings.seed)
         branches = HybridBranches(student.stages, teacher, run.positions).to(run.device)
@@ -171,7 +173,10 @@ def _tell_memory(run: Prepared, observe: Observer) -> None:
 def _identity(work: Distillation) -> dict[str, object]:
     """Return everything that determines the result: a state belongs to no other run."""
     settings = work.run.settings.model_dump(mode="json", exclude=set(FREE_SETTINGS))
-    return settings | {"teacher": work.taught.network.source, "data": work.run.dataset.fingerprint}
+    found = {"teacher": work.taught.network.source, "data": work.run.dataset.fingerprint}
+    if (start := work.run.settings.started_from) is not None:
+        found["start"] = file_digest(start, "--init")
+    return settings | found
 
 
 def _first_images(run: Prepared, taught: Taught, images: int) -> Tensor:

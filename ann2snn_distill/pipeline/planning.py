@@ -21,6 +21,7 @@ from ann2snn_distill.pipeline.machine import choose_device, device_name, memory_
 from ann2snn_distill.pipeline.memory import USABLE, StepMemory, in_pieces, step_memory
 from ann2snn_distill.pipeline.outputs import check_output, check_same_run, resolve_output
 from ann2snn_distill.pipeline.refusing import check_fit, check_spans, refuse_twice
+from ann2snn_distill.pipeline.starting import check_start, found_neuron
 from ann2snn_distill.pipeline.students import convert_network, guide_network, is_same_network, student_module
 from ann2snn_distill.pipeline.teachers import (
     execution_of,
@@ -88,6 +89,7 @@ def prepare(settings: ConvertSettings) -> Prepared:
     loaded = load_teacher(resolved, dataset)
     student, inspected = _student(resolved, loaded)
     decays_of(resolved, student)  # refuses what the student does not have
+    check_start(resolved, loaded, student)
     teacher = guide_network(resolved, loaded)
     wanted = resolved.branches if resolved.method == "hybrid" else "none"
     positions = choose_positions(student.stages, teacher.stages, wanted, same_network=is_same_network(resolved))
@@ -165,7 +167,7 @@ def settled(settings: ConvertSettings, dataset: Dataset, device: torch.device) -
     settings = settings.model_copy(update=resolved_init(settings, same_network=is_same_network(settings)))
     fit = resolved_fit(settings, recipe, img_size=dataset.img_size, cuda=device.type == "cuda")
     measures = {"img_size": dataset.img_size, "dataset": _lasting_name(str(settings.dataset))}
-    return settings.model_copy(update={**fit, **resolved_neuron(settings), **measures})
+    return settings.model_copy(update={**fit, **resolved_neuron(settings, found_neuron(settings)), **measures})
 
 
 def _lasting_name(dataset: str) -> str:
@@ -225,7 +227,7 @@ def _check_file(settings: ConvertSettings, loaded: LoadedNetwork, module: nn.Mod
 def _student(settings: ConvertSettings, loaded: LoadedNetwork) -> tuple[Partitioned, Inspection]:
     name = settings.student or loaded.name
     module = student_module(settings, loaded, seed=settings.seed)
-    _check_file(settings, loaded, module)
     network = convert_network(settings, module, img_size=loaded.img_size)
+    _check_file(settings, loaded, module)
     found = inspection(network, module, name=name, img_size=loaded.img_size, classes=loaded.classes)
     return network, found

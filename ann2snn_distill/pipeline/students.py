@@ -102,7 +102,7 @@ def student_from_header(header: SnnHeader, tensors: Mapping[str, Tensor]) -> Spi
     neuron = header.neuron
     model = NeuronModel(neuron.decay, neuron.v_init, neuron.reset, neuron.surrogate_width)
     student = SpikingNetwork(network, model, thresholds=header.thresholds, decays=header.decays)
-    _load(student.body, tensors)
+    load_weights(student.body, tensors)
     return student.eval()
 
 
@@ -143,7 +143,12 @@ def neuron_header(name: str, model: NeuronModel) -> NeuronHeader:
     )
 
 
-def _load(body: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_weights(body: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Write a file's tensors, of the body's names and shapes, into a student's body.
+
+    Raises:
+        BadInputError: they are of another type, or not finite.
+    """
     own = body.state_dict()
     wrong = [name for name in own if tensors[name].dtype != own[name].dtype]
     if wrong:

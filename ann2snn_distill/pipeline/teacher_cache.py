@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from ann2snn_distill.config import FitSettings, NetworkSettings
 from ann2snn_distill.data.batches import Augmentation
 from ann2snn_distill.data.datasets import Dataset, cache_dir
-from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.events import Caution, Observer
-from ann2snn_distill.files import remove_leftovers, write_atomically
+from ann2snn_distill.files import file_digest, remove_leftovers, write_atomically
 from ann2snn_distill.teacher import LoadedNetwork
 from ann2snn_distill.tensorfile import tensors_digest
 from ann2snn_distill.training.resume import ResumeFolder
@@ -52,7 +51,7 @@ def cached_path(
         "kwargs": loaded.model_kwargs,
         "stem": loaded.stem,
         "source": loaded.source,
-        "checkpoint": _digest(settings.checkpoint),
+        "checkpoint": None if settings.checkpoint is None else file_digest(settings.checkpoint, "--checkpoint"),
         "data": dataset.fingerprint,
         "mean": loaded.mean,
         "seed": settings.seed,
@@ -121,13 +120,3 @@ def write_cached(path: Path, taught: Taught) -> None:
 def resume_folder(path: Path) -> ResumeFolder:
     """Return where the training of the teacher in `path` keeps its states."""
     return ResumeFolder(path.with_suffix(".resume"), identity={"teacher": path.stem})
-
-
-def _digest(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BadInputError(f"cannot read {path}: {error.strerror}; check --checkpoint") from error
