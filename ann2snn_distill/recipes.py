@@ -30,6 +30,7 @@ class Recipe:
         cutout: side of the erased square over the image's side.
         cutmix: its beta parameter.
         crop_padding: padding of the random crop over the image's side.
+        clip_grad: largest norm of the student's gradients, 0 is off.
     """
 
     epochs: int
@@ -45,6 +46,7 @@ class Recipe:
     cutout: float
     cutmix: float
     crop_padding: float
+    clip_grad: float = 0.0
 
 
 FEW_SMALL = Recipe(
@@ -96,6 +98,8 @@ def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: 
         "cutout": round(recipe.cutout * img_size),
         "cutmix": recipe.cutmix,
     }
+    if isinstance(settings, ConvertSettings) and recipe.clip_grad:
+        defaults["clip_grad"] = recipe.clip_grad
     return {name: value for name, value in defaults.items() if getattr(settings, name) in (None, "auto")}
 
 

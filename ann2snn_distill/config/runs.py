@@ -146,6 +146,9 @@ class ConvertSettings(NetworkSettings, FitSettings):
     temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="temperature of guidance")
     coverage: Literal["activations", "full"] = Field("activations", description="where neurons stand")
     maxpool: Literal["keep", "avg"] = Field("keep", description="what becomes of max pooling on spikes")
+    clip_grad: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="largest norm of the student's gradients, 0 is off (default: by data set)"
+    )
     val_interval: Positive = Field(1, description="epochs between accuracies on the held-out share; the last has one")
     resume: NameOrPath | None = Field(None, description="auto, or the output folder of the run to go on with")
     min_accuracy: Percent | None = Field(None, description="gate: the student's top-1, percent")

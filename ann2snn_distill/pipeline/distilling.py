@@ -77,7 +77,7 @@ class Distillation:
             modules["branches"] = self.branches
         return train_state(
             modules, opt=settings.opt, weight_decay=settings.weight_decay, average_decay=settings.model_ema,
-            scaled=execution_of(settings, self.run.device).scaled,
+            scaled=execution_of(settings, self.run.device).scaled, clip=settings.clip_grad or 0.0,
         )  # fmt: skip
 
     def begin(self) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.nn.utils import clip_grad_norm_
 
 MOMENTUM = 0.9
 
@@ -27,6 +28,7 @@ class TrainState:
         optimizer: its states exist from the start, so that nothing appears later.
         average: name -> averaged tensor of the first module's state; empty when off.
         average_decay: share of the average kept per update.
+        clip: largest norm of all gradients together, to which longer ones are shortened; 0 is off.
         scaler: of float16's gradients, or None. It halves its scale and leaves the weights alone where a gradient is
             not finite, and doubles it after 2,000 steps without one, all on the device and without waiting for it.
     """
@@ -36,6 +38,7 @@ class TrainState:
     average: dict[str, Tensor]
     average_decay: float
     scaler: GradScaler | None = None
+    clip: float = 0.0
 
     @property
     def network(self) -> nn.Module:
@@ -52,7 +55,11 @@ class TrainState:
         return loss if self.scaler is None else self.scaler.scale(loss)
 
     def update(self) -> None:
-        """Move the weights by their gradients, which `scaled` has scaled; adapt the scale."""
+        """Move the weights by their gradients, which `scaled` has scaled, at most `clip` long; adapt the scale."""
+        if self.clip:
+            if self.scaler is not None:
+                self.scaler.unscale_(self.optimizer)
+            clip_grad_norm_((p for group in self.optimizer.param_groups for p in group["params"]), self.clip)
         if self.scaler is None:
             self.optimizer.step()
         else:
@@ -131,6 +138,7 @@ def train_state(
     weight_decay: float,
     average_decay: float = 0.0,
     scaled: bool = False,
+    clip: float = 0.0,
 ) -> TrainState:
     """Build the optimiser (no weight decay on norms and biases) and the moving average.
 
@@ -140,6 +148,7 @@ def train_state(
         weight_decay: of weights with two dimensions or more.
         average_decay: 0 switches the average off.
         scaled: whether gradients are float16's, and so the loss is scaled for them.
+        clip: largest norm of all gradients together; 0 is off.
     """
     parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
     device = parameters[0].device
@@ -161,7 +170,7 @@ def train_state(
         optimizer.state[parameter] = _fresh_state(parameter, opt)
     network = next(iter(modules.values()))
     average = {name: value.detach().clone() for name, value in _floating(network)} if average_decay else {}
-    return TrainState(modules, optimizer, average, average_decay, _scaler(device) if scaled else None)
+    return TrainState(modules, optimizer, average, average_decay, _scaler(device) if scaled else None, clip)
 
 
 def _scaler(device: torch.device) -> GradScaler:

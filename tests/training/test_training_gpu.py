@@ -29,9 +29,10 @@ def together(gradients):
     return torch.cat([gradient.flatten().double() for gradient in gradients.values()])
 
 
-def test_a_captured_step_equals_the_plain_one():
-    plain, losses, _ = trained(torch.float32, **SAME, compiled=False)
-    captured, again, _ = trained(torch.float32, **SAME, compiled=False, captured=True)
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_a_captured_step_equals_the_plain_one(clip):
+    plain, losses, _ = trained(torch.float32, **SAME, compiled=False, clip=clip)
+    captured, again, _ = trained(torch.float32, **SAME, compiled=False, captured=True, clip=clip)
     for line, other in zip(losses, again, strict=True):
         assert other == pytest.approx(line, rel=1e-6)
     for name, tensor in plain.items():
