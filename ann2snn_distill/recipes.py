@@ -109,8 +109,8 @@ def resolved_init(settings: ConvertSettings, *, same_network: bool) -> dict[str,
 
 
 _NEURON_DEFAULTS: dict[str, dict[str, object]] = {
-    "lif": {"decay": 0.2, "v_init": 0.0, "reset": "soft-detached"},
-    "if": {"decay": 1.0, "v_init": 0.5, "reset": "soft"},
+    "lif": {"decay": 0.2, "v_init": 0.0, "reset": "soft-detached", "surrogate_width": 1.0},
+    "if": {"decay": 1.0, "v_init": 0.5, "reset": "soft", "surrogate_width": 0.5},
 }
 
 

@@ -3,7 +3,9 @@
 import pytest
 
 from ann2snn_distill.config import ConvertSettings, FitSettings
-from ann2snn_distill.recipes import FEW_SMALL, LARGE, SMALL, recipe_for, resolved_fit, resolved_init
+from ann2snn_distill.neurons.equations import IF, LIF
+from ann2snn_distill.pipeline.students import neuron_model
+from ann2snn_distill.recipes import FEW_SMALL, LARGE, SMALL, recipe_for, resolved_fit, resolved_init, resolved_neuron
 
 
 def test_the_kind_of_data_is_a_matter_of_side_and_number():
@@ -37,3 +39,11 @@ def test_a_student_starts_from_weights_that_fit_it():
     settings = ConvertSettings(model="resnet18")
     assert resolved_init(settings, same_network=True) == {"init": "teacher"}
     assert resolved_init(settings, same_network=False) == {"init": "scratch"}
+
+
+@pytest.mark.parametrize(("neuron", "model"), [("lif", LIF), ("if", IF)])
+def test_a_neurons_constants_are_those_of_its_equations(neuron, model):
+    settings = ConvertSettings(model="resnet18", neuron=neuron)
+    assert neuron_model(settings.model_copy(update=resolved_neuron(settings))) == model
+    wide = ConvertSettings(model="resnet18", neuron=neuron, surrogate_width=2.0)
+    assert "surrogate_width" not in resolved_neuron(wide)

@@ -128,8 +128,8 @@ class ConvertSettings(NetworkSettings, FitSettings):
         None, description="initial membrane, in thresholds (default: lif 0, if 0.5)"
     )
     reset: ResetName | None = Field(None, description="reset (default: lif soft-detached, if soft)")
-    surrogate_width: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="width of the surrogate slope, in thresholds"
+    surrogate_width: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="width of the surrogate slope, in thresholds (default: lif 1, if 0.5)"
     )
     init: Start | None = Field(
         None,

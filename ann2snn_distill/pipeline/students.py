@@ -129,6 +129,7 @@ def _network_of(header: SnnHeader, shapes: Mapping[str, tuple[int, ...]]) -> Par
 def neuron_model(settings: ConvertSettings) -> NeuronModel:
     """Return the neuron of resolved settings."""
     assert settings.decay is not None and settings.v_init is not None and settings.reset is not None  # noqa: PT018
+    assert settings.surrogate_width is not None
     return NeuronModel(settings.decay, settings.v_init, settings.reset, settings.surrogate_width)
 
 
