@@ -30,7 +30,6 @@ class Recipe:
         cutout: side of the erased square over the image's side.
         cutmix: its beta parameter.
         crop_padding: padding of the random crop over the image's side.
-        clip_grad: largest norm of the student's gradients, 0 is off.
     """
 
     epochs: int
@@ -46,7 +45,6 @@ class Recipe:
     cutout: float
     cutmix: float
     crop_padding: float
-    clip_grad: float = 0.0
 
 
 FEW_SMALL = Recipe(
@@ -66,6 +64,8 @@ LARGE = Recipe(
     adamw_decay=0.05, copied_lr=0.25, aa="none", cutout=0.0, cutmix=0.0, crop_padding=0.0,
 )  # fmt: skip
 """Images above 64 px: random resized crops."""
+
+_CLIPPED_UNDER_FULL = {"agc": 0.05, "norm": 1.0}
 
 TUNING_LR = 0.1
 """Learning rate of fine-tuning over that of training from scratch."""
@@ -98,9 +98,14 @@ def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: 
         "cutout": round(recipe.cutout * img_size),
         "cutmix": recipe.cutmix,
     }
-    if isinstance(settings, ConvertSettings) and recipe.clip_grad:
-        defaults["clip_grad"] = recipe.clip_grad
     return {name: value for name, value in defaults.items() if getattr(settings, name) in (None, "auto")}
+
+
+def resolved_clip(settings: ConvertSettings) -> dict[str, object]:
+    """Return what gradients are shortened to, if that was left open: a deep student's explode under full coverage."""
+    if settings.coverage != "full" or settings.clip_grad is not None:
+        return {}
+    return {"clip_grad": _CLIPPED_UNDER_FULL[settings.clip_mode or "agc"], "clip_mode": settings.clip_mode or "agc"}
 
 
 def resolved_init(settings: ConvertSettings, *, same_network: bool) -> dict[str, object]:

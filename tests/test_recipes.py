@@ -5,7 +5,16 @@ import pytest
 from ann2snn_distill.config import ConvertSettings, FitSettings
 from ann2snn_distill.neurons.equations import IF, LIF
 from ann2snn_distill.pipeline.students import neuron_model
-from ann2snn_distill.recipes import FEW_SMALL, LARGE, SMALL, recipe_for, resolved_fit, resolved_init, resolved_neuron
+from ann2snn_distill.recipes import (
+    FEW_SMALL,
+    LARGE,
+    SMALL,
+    recipe_for,
+    resolved_clip,
+    resolved_fit,
+    resolved_init,
+    resolved_neuron,
+)
 
 
 def test_the_kind_of_data_is_a_matter_of_side_and_number():
@@ -33,6 +42,14 @@ def test_what_was_given_stays():
     assert resolved["amp"] is resolved["torchcompile"] is True
     for same in (True, False):
         assert resolved_init(settings, same_network=same) == {}
+
+
+def test_gradients_are_clipped_by_default_under_full_coverage_alone():
+    full = ConvertSettings(model="resnet18", coverage="full")
+    assert resolved_clip(full) == {"clip_grad": 0.05, "clip_mode": "agc"}
+    assert resolved_clip(full.model_copy(update={"clip_mode": "norm"})) == {"clip_grad": 1.0, "clip_mode": "norm"}
+    assert resolved_clip(full.model_copy(update={"clip_grad": 0.0})) == {}
+    assert resolved_clip(ConvertSettings(model="resnet18")) == {}
 
 
 def test_a_student_starts_from_weights_that_fit_it():

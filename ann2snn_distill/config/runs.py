@@ -147,7 +147,13 @@ class ConvertSettings(NetworkSettings, FitSettings):
     coverage: Literal["activations", "full"] = Field("activations", description="where neurons stand")
     maxpool: Literal["keep", "avg"] = Field("keep", description="what becomes of max pooling on spikes")
     clip_grad: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="largest norm of the student's gradients, 0 is off (default: by data set)"
+        None,
+        description="what the student's gradients are shortened to, 0 is off (default: off, under full coverage 0.05)",
+    )
+    clip_mode: Literal["norm", "agc"] | None = Field(
+        None,
+        description="norm: of all gradients together; agc: of each channel's over its weights' "
+        "(default: norm, under full coverage agc)",
     )
     val_interval: Positive = Field(1, description="epochs between accuracies on the held-out share; the last has one")
     resume: NameOrPath | None = Field(None, description="auto, or the output folder of the run to go on with")

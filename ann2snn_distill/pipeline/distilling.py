@@ -28,7 +28,7 @@ from ann2snn_distill.pipeline.teacher_cache import Taught
 from ann2snn_distill.pipeline.teachers import augmentation_of, execution_of, images_a_step, interval_of, piece_of
 from ann2snn_distill.training.fit import Conclude, EpochMetrics, FitResult, Plan, Schedule, fit
 from ann2snn_distill.training.resume import ResumeFolder
-from ann2snn_distill.training.state import TrainState, train_state
+from ann2snn_distill.training.state import Clip, TrainState, train_state
 
 _CALIBRATION_IMAGES = 256
 _PROBE_IMAGES = 64
@@ -73,11 +73,12 @@ class Distillation:
         settings = self.run.settings
         assert settings.weight_decay is not None
         modules: dict[str, nn.Module] = {"student": self.student.body}
+        clip = Clip(settings.clip_grad, settings.clip_mode or "norm") if settings.clip_grad else None
         if self.branches.positions:
             modules["branches"] = self.branches
         return train_state(
             modules, opt=settings.opt, weight_decay=settings.weight_decay, average_decay=settings.model_ema,
-            scaled=execution_of(settings, self.run.device).scaled, clip=settings.clip_grad or 0.0,
+            scaled=execution_of(settings, self.run.device).scaled, clip=clip,
         )  # fmt: skip
 
     def begin(self) -> None:

@@ -30,7 +30,7 @@ from ann2snn_distill.pipeline.teachers import (
     piece_of,
     teacher_epochs,
 )
-from ann2snn_distill.recipes import recipe_for, resolved_fit, resolved_init, resolved_neuron
+from ann2snn_distill.recipes import recipe_for, resolved_clip, resolved_fit, resolved_init, resolved_neuron
 from ann2snn_distill.reporting.inspection import Inspection
 from ann2snn_distill.teacher import LoadedNetwork, check_rebuild, local_form, resolve_model_name
 
@@ -167,7 +167,8 @@ def settled(settings: ConvertSettings, dataset: Dataset, device: torch.device) -
     settings = settings.model_copy(update=resolved_init(settings, same_network=is_same_network(settings)))
     fit = resolved_fit(settings, recipe, img_size=dataset.img_size, cuda=device.type == "cuda")
     measures = {"img_size": dataset.img_size, "dataset": _lasting_name(str(settings.dataset))}
-    return settings.model_copy(update={**fit, **resolved_neuron(settings, found_neuron(settings)), **measures})
+    neuron = resolved_neuron(settings, found_neuron(settings))
+    return settings.model_copy(update={**fit, **resolved_clip(settings), **neuron, **measures})
 
 
 def _lasting_name(dataset: str) -> str:

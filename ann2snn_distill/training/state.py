@@ -3,12 +3,13 @@
 In place, because a captured step knows the tensors by address; and by name, because a restart reads them back.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from timm.utils.agc import adaptive_clip_grad
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.utils import clip_grad_norm_
@@ -20,6 +21,27 @@ _LEAST_SCALE = 1.0
 
 
 @dataclass(frozen=True)
+class Clip:
+    """How long gradients may be.
+
+    Attributes:
+        most: the norm of all together; under `agc` that of a channel's over its weights' norm.
+        mode: norm, or agc (adaptive gradient clipping, Brock et al. 2021, arXiv 2102.06171), which leaves the layers
+            alone whose gradients do not explode.
+    """
+
+    most: float
+    mode: Literal["norm", "agc"] = "norm"
+
+    def shorten(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Shorten the parameters' gradients in place, without waiting for the device."""
+        if self.mode == "agc":
+            adaptive_clip_grad(parameters, self.most)
+        else:
+            clip_grad_norm_(parameters, self.most)
+
+
+@dataclass(frozen=True)
 class TrainState:
     """The trained modules, their optimiser, and the moving average of the first module's weights.
 
@@ -28,7 +50,7 @@ class TrainState:
         optimizer: its states exist from the start, so that nothing appears later.
         average: name -> averaged tensor of the first module's state; empty when off.
         average_decay: share of the average kept per update.
-        clip: largest norm of all gradients together, to which longer ones are shortened; 0 is off.
+        clip: what gradients are shortened to before an update, or None.
         scaler: of float16's gradients, or None. It halves its scale and leaves the weights alone where a gradient is
             not finite, and doubles it after 2,000 steps without one, all on the device and without waiting for it.
     """
@@ -38,7 +60,7 @@ class TrainState:
     average: dict[str, Tensor]
     average_decay: float
     scaler: GradScaler | None = None
-    clip: float = 0.0
+    clip: Clip | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -56,10 +78,10 @@ class TrainState:
 
     def update(self) -> None:
         """Move the weights by their gradients, which `scaled` has scaled, at most `clip` long; adapt the scale."""
-        if self.clip:
+        if self.clip is not None:
             if self.scaler is not None:
                 self.scaler.unscale_(self.optimizer)
-            clip_grad_norm_((p for group in self.optimizer.param_groups for p in group["params"]), self.clip)
+            self.clip.shorten([p for group in self.optimizer.param_groups for p in group["params"]])
         if self.scaler is None:
             self.optimizer.step()
         else:
@@ -138,7 +160,7 @@ def train_state(
     weight_decay: float,
     average_decay: float = 0.0,
     scaled: bool = False,
-    clip: float = 0.0,
+    clip: Clip | None = None,
 ) -> TrainState:
     """Build the optimiser (no weight decay on norms and biases) and the moving average.
 
@@ -148,7 +170,7 @@ def train_state(
         weight_decay: of weights with two dimensions or more.
         average_decay: 0 switches the average off.
         scaled: whether gradients are float16's, and so the loss is scaled for them.
-        clip: largest norm of all gradients together; 0 is off.
+        clip: what gradients are shortened to, or None.
     """
     parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
     device = parameters[0].device

@@ -20,7 +20,7 @@ IF = NeuronModel(1.0, 0.5, "soft", 1.0)
 TIMESTEPS, BATCH = 4, 16
 
 
-def made(dtype, device, *, size, fast, autocast=None, neuron=LIF, learn_decay=False, clip=0.0):
+def made(dtype, device, *, size, fast, autocast=None, neuron=LIF, learn_decay=False, clip=None):
     """A fresh hybrid objective and its state, always the same; plain, or fused with a folded teacher."""
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=10).eval()

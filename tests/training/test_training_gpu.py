@@ -18,6 +18,7 @@ from ann2snn_distill.evaluation.totals import totals_over
 from ann2snn_distill.events import EpochDone, PhaseStarted, StepsDone, silent
 from ann2snn_distill.pipeline.guards import deterministic
 from ann2snn_distill.training import loop as looping
+from ann2snn_distill.training.state import Clip
 from ann2snn_distill.training.step import LossTotals, captured_step, plain_step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]  # the compiler's own warnings are not ours
@@ -29,7 +30,7 @@ def together(gradients):
     return torch.cat([gradient.flatten().double() for gradient in gradients.values()])
 
 
-@pytest.mark.parametrize("clip", [0.0, 0.5])
+@pytest.mark.parametrize("clip", [None, Clip(0.5), Clip(0.01, "agc")], ids=["whole", "norm", "agc"])
 def test_a_captured_step_equals_the_plain_one(clip):
     plain, losses, _ = trained(torch.float32, **SAME, compiled=False, clip=clip)
     captured, again, _ = trained(torch.float32, **SAME, compiled=False, captured=True, clip=clip)
