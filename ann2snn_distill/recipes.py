@@ -61,7 +61,7 @@ SMALL = Recipe(
 
 LARGE = Recipe(
     epochs=30, teacher_epochs=90, tuning_epochs=5, batch_size=64, sgd_lr=0.05, adamw_lr=2e-4, sgd_decay=1e-4,
-    adamw_decay=0.05, copied_lr=0.25, aa="none", cutout=0.0, cutmix=0.0, crop_padding=0.0,
+    adamw_decay=0.05, copied_lr=1.0, aa="none", cutout=0.0, cutmix=0.0, crop_padding=0.0,
 )  # fmt: skip
 """Images above 64 px: random resized crops."""
 
