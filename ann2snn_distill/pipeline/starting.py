@@ -30,7 +30,7 @@ def found_neuron(settings: ConvertSettings) -> dict[str, object] | None:
             f"--init {settings.started_from} has if neurons, which keep their whole membrane; give --neuron lif, or "
             "neither --learn-decay nor --stage-decays"
         )
-    return {"neuron": neuron.name, "decay": neuron.decay, "v_init": neuron.v_init, "reset": neuron.reset}
+    return neuron.model_dump(exclude={"name"}) | {"neuron": neuron.name}
 
 
 def check_start(settings: ConvertSettings, teacher: LoadedNetwork, network: Partitioned) -> None:

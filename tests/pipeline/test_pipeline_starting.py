@@ -13,7 +13,18 @@ def start(command, tiny, tmp_path_factory):
     """The file of a student with a neuron that is not the default."""
     folder = tmp_path_factory.mktemp("start")
     done = command(
-        "convert", *tiny, "--decay", 0.4, "--v-init", 0.25, "--stage-decays", "layer1=0.9", "--output", folder
+        "convert",
+        *tiny,
+        "--decay",
+        0.4,
+        "--v-init",
+        0.25,
+        "--stage-decays",
+        "layer1=0.9",
+        "--surrogate-width",
+        2,
+        "--output",
+        folder,
     )
     assert done.code == 0, done.err
     return folder / "student.safetensors"
@@ -30,7 +41,7 @@ def test_a_student_goes_on_from_a_files_weights_thresholds_decays_and_neuron(com
     header, tensors = go_on(command, tiny, start, tmp_path / "on", "--timesteps", 4)
     assert (before.timesteps, header.timesteps) == (2, 4)
     assert header.neuron == before.neuron
-    assert header.neuron.decay == 0.4
+    assert (header.neuron.decay, header.neuron.surrogate_width) == (0.4, 2)
     assert header.decays == before.decays
     assert {round(decay, 6) for decay in header.decays.values()} == {0.4, 0.9}
     assert header.thresholds == pytest.approx(before.thresholds)
