@@ -103,7 +103,7 @@ def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: 
 
 def resolved_clip(settings: ConvertSettings) -> dict[str, object]:
     """Return what gradients are shortened to, if that was left open: a deep student's explode under full coverage."""
-    if settings.coverage != "full" or settings.clip_grad is not None:
+    if settings.clip_grad is not None or (settings.coverage != "full" and settings.clip_mode is None):
         return {}
     return {"clip_grad": _CLIPPED_UNDER_FULL[settings.clip_mode or "agc"], "clip_mode": settings.clip_mode or "agc"}
 

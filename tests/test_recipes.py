@@ -44,12 +44,14 @@ def test_what_was_given_stays():
         assert resolved_init(settings, same_network=same) == {}
 
 
-def test_gradients_are_clipped_by_default_under_full_coverage_alone():
+def test_gradients_are_clipped_under_full_coverage_or_where_a_way_is_named():
     full = ConvertSettings(model="resnet18", coverage="full")
     assert resolved_clip(full) == {"clip_grad": 0.05, "clip_mode": "agc"}
     assert resolved_clip(full.model_copy(update={"clip_mode": "norm"})) == {"clip_grad": 1.0, "clip_mode": "norm"}
     assert resolved_clip(full.model_copy(update={"clip_grad": 0.0})) == {}
     assert resolved_clip(ConvertSettings(model="resnet18")) == {}
+    named = ConvertSettings(model="resnet18", clip_mode="agc")  # who names a way to clip wants it
+    assert resolved_clip(named) == {"clip_grad": 0.05, "clip_mode": "agc"}
 
 
 def test_a_student_starts_from_weights_that_fit_it():
