@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal, NoReturn
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 from typing_extensions import TypedDict
 
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.files import write_atomically
-from ann2snn_distill.tensorfile import TensorIndex, read_index, strict_json, tensors_digest
+from ann2snn_distill.tensorfile import TensorIndex, read_index, read_whole, strict_json, tensors_digest
 
 FORMAT_VERSION = 2
 """The newest format; a file is written in the oldest that can say it, so that earlier releases read what they can."""
@@ -194,7 +194,7 @@ def load_checkpoint(path: Path) -> tuple[SnnHeader, dict[str, Tensor]]:
     """
     header, index = read_header_and_index(path)
     try:
-        tensors = load_file(path)
+        _, tensors = read_whole(path)
     except OSError as error:
         _refuse_unreadable(path, error)
     except SafetensorError as error:

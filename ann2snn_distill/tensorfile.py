@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from ann2snn_distill.errors import BadInputError
+from ann2snn_distill.interrupts import Interrupts
 
 _LENGTH_BYTES = 8
 _MAX_INDEX_BYTES = 100_000_000  # the format's own limit
@@ -55,6 +57,20 @@ def read_index(path: Path) -> TensorIndex:
     if end + total < size:
         raise BadInputError(f"{path} is damaged: {size - end - total:,} bytes too many follow its tensors; {_COPY}")
     return TensorIndex(metadata, shapes)
+
+
+def read_whole(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the metadata and the tensors of a safetensors file, on the CPU; a signal waits until it is read.
+
+    The library calls Python while it reads; what a signal's handler raises there comes out as a ValueError of its own.
+
+    Raises:
+        SafetensorError: the file is of another kind, truncated or damaged.
+        OSError: it cannot be read.
+    """
+    interrupts = Interrupts()
+    with interrupts.watched(), interrupts.held(), safe_open(path, framework="pt") as file:
+        return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
 
 
 def strict_json(text: str | bytes) -> Any:

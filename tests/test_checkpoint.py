@@ -78,7 +78,7 @@ def test_the_header_is_json_that_any_reader_of_safetensors_sees(path):
 
 def test_reading_the_header_reads_no_tensor(path, monkeypatch):
     save_checkpoint(path, {"a": torch.ones(3)}, HEADER)
-    monkeypatch.setattr(checkpoint, "load_file", None)
+    monkeypatch.setattr(checkpoint, "read_whole", None)
     assert read_header(path) == HEADER
 
 

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from ann2snn_distill.data.splits import FolderSplit, ImageSplit
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.files import remove_leftovers, write_atomically
+from ann2snn_distill.tensorfile import read_whole
 
 LARGEST_BYTES = 16 * 2**30
 """Decoded images beyond this are refused: they would not fit a common machine's memory."""
@@ -130,7 +131,7 @@ def listing_digest(split: FolderSplit) -> str:
 def _load_cached(path: Path, shape: tuple[int, ...]) -> Tensor | None:
     """What the cache holds, or None where it holds nothing usable."""
     with suppress(OSError, SafetensorError):
-        images = load_file(path).get("images")
+        images = read_whole(path)[1].get("images")
         if images is not None and tuple(images.shape) == shape and images.dtype == torch.uint8:
             return images
     return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -16,7 +16,7 @@ from ann2snn_distill.data.datasets import Dataset, cache_dir
 from ann2snn_distill.events import Caution, Observer
 from ann2snn_distill.files import file_digest, remove_leftovers, write_atomically
 from ann2snn_distill.teacher import LoadedNetwork
-from ann2snn_distill.tensorfile import tensors_digest
+from ann2snn_distill.tensorfile import read_whole, tensors_digest
 from ann2snn_distill.training.resume import ResumeFolder
 
 _KEY = "snn_distill_teacher"
@@ -81,9 +81,7 @@ def read_cached(path: Path, loaded: LoadedNetwork, observe: Observer) -> Taught 
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        metadata, tensors = read_whole(path)
         summary: dict[str, Any] = json.loads(metadata[_KEY])
         _check(metadata, tensors, loaded.module)
     except (SafetensorError, OSError, KeyError, ValueError) as error:

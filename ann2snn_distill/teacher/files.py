@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ann2snn_distill.errors import BadInputError
+from ann2snn_distill.tensorfile import read_whole
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
 SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
@@ -96,12 +97,12 @@ def _near_files(path: Path) -> str:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        with safe_open(path, framework="pt") as file:
-            if "snn_distill" in (file.metadata() or {}):
-                raise BadInputError(f"{path} is an SNN of this program, not a teacher; use: snn-distill eval {path}")
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        metadata, tensors = read_whole(path)
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
+    if "snn_distill" in metadata:
+        raise BadInputError(f"{path} is an SNN of this program, not a teacher; use: snn-distill eval {path}")
+    return tensors
 
 
 def _read_pickle(path: Path) -> Any:

@@ -15,7 +15,7 @@ from ann2snn_distill.data.batches import TrainBatches
 from ann2snn_distill.data.seeding import stream_seed
 from ann2snn_distill.distillation.objectives import Objective
 from ann2snn_distill.events import Note, Observer, StepsDone
-from ann2snn_distill.training.interrupts import Interrupts
+from ann2snn_distill.interrupts import Interrupts
 from ann2snn_distill.training.resume import Part, Restart
 from ann2snn_distill.training.schedule import cosine_with_warmup
 from ann2snn_distill.training.state import TrainState

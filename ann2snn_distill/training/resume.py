@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.files import remove_leftovers, unwritable, write_atomically
-from ann2snn_distill.tensorfile import tensors_digest
+from ann2snn_distill.tensorfile import read_whole, tensors_digest
 
 FORMAT_VERSION = 1
 
@@ -169,9 +169,7 @@ def _encoded(restart: Restart, identity: dict[str, Any]) -> bytes:
 
 
 def _decoded(path: Path) -> tuple[Restart, dict[str, Any]]:
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    metadata, tensors = read_whole(path)
     if tensors_digest(metadata[_KEY], tensors) != metadata["checksum"]:
         raise ValueError("its checksum does not match")
     facts = _parsed(json.loads(metadata[_KEY]), path)

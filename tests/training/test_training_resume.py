@@ -12,10 +12,10 @@ from torch import nn
 from ann2snn_distill.errors import BadInputError, InterruptedRunError
 from ann2snn_distill.events import Caution, EpochDone, Note, StepsDone
 from ann2snn_distill.files import is_leftover
+from ann2snn_distill.interrupts import Interrupts
 from ann2snn_distill.training import loop as looping
 from ann2snn_distill.training import resume as resuming
 from ann2snn_distill.training.fit import Interval
-from ann2snn_distill.training.interrupts import Interrupts
 from ann2snn_distill.training.resume import Part, Restart, ResumeFolder
 
 TIMING = {"seconds", "images_per_second"}

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM between training steps, never within one: a state is saved whole, at the step where it stands."""
+"""Ctrl-C and SIGTERM between pieces of work, never within one: a step of a training, the reading of a file."""
 
 import signal
 import threading
