@@ -20,7 +20,7 @@ from ann2snn_distill.pipeline.inspecting import inspection
 from ann2snn_distill.pipeline.machine import choose_device, device_name, memory_mib
 from ann2snn_distill.pipeline.memory import USABLE, StepMemory, in_pieces, step_memory
 from ann2snn_distill.pipeline.outputs import check_output, check_same_run, resolve_output
-from ann2snn_distill.pipeline.refusing import check_fit, check_spans, refuse_twice
+from ann2snn_distill.pipeline.refusing import check_equalized, check_fit, check_spans, refuse_twice
 from ann2snn_distill.pipeline.starting import check_start, found_neuron
 from ann2snn_distill.pipeline.students import convert_network, guide_network, is_same_network, student_module
 from ann2snn_distill.pipeline.teachers import (
@@ -86,6 +86,7 @@ def prepare(settings: ConvertSettings) -> Prepared:
     resolved = settled(settings, dataset, device)
     check_fit(resolved, dataset)
     check_spans(resolved)
+    check_equalized(resolved)
     loaded = load_teacher(resolved, dataset)
     student, inspected = _student(resolved, loaded)
     decays_of(resolved, student)  # refuses what the student does not have

@@ -54,6 +54,18 @@ def check_spans(settings: ConvertSettings) -> None:
     raise UsageError(f"{flag} {first or last} are more than the {epochs} epochs in all; give {epochs} or less")
 
 
+def check_equalized(settings: ConvertSettings) -> None:
+    """See that resolved settings equalise only weights of a teacher.
+
+    Raises:
+        UsageError: the student starts from others.
+    """
+    if settings.equalize and settings.init != "teacher":
+        raise UsageError(
+            f"--equalize rescales a teacher's weights, and --init is {settings.init}; leave one of them out"
+        )
+
+
 def refuse_twice(names: list[str]) -> None:
     """See that no branch is named twice.
 

@@ -8,6 +8,7 @@ from ann2snn_distill.checkpoint import NeuronHeader, SnnHeader
 from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.conversion.calibration import activation_names, thresholds_of_ann, thresholds_of_snn
 from ann2snn_distill.conversion.canonical import average_pooled
+from ann2snn_distill.conversion.equalizing import equalize
 from ann2snn_distill.conversion.network import Partitioned, partitioned
 from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
 from ann2snn_distill.distillation.branches import named_cuts
@@ -87,6 +88,10 @@ def new_student(settings: ConvertSettings, teacher: LoadedNetwork, calibration: 
     model, decays = neuron_model(settings), decays_of(settings, network)
     calibrate = thresholds_of_ann if settings.init == "teacher" else thresholds_of_snn
     thresholds = calibrate(network.sites, calibration, settings.timesteps, neuron=model, decays=decays or {})
+    if settings.equalize:
+        equalize(
+            network.sites, calibration, settings.timesteps, thresholds=thresholds, neuron=model, decays=decays or {}
+        )
     if settings.threshold is not None:
         thresholds |= uniform_thresholds(activation_names(network.sites), settings.threshold)
     return SpikingNetwork(network, model, thresholds=thresholds, decays=decays, learn_decay=bool(settings.learn_decay))

@@ -55,6 +55,11 @@ CONVERT = {
         2,
         ("resnet10t is not test_resnet", "--init scratch"),
     ),
+    "equalised random weights": (
+        ("test_resnet", *DIGITS, "--init", "scratch", "--equalize"),
+        2,
+        ("--equalize rescales a teacher's weights", "--init is scratch"),
+    ),
     "a decay for an if neuron": (("test_resnet", *DIGITS, "--neuron", "if", "--decay", 0.5), 2, ("decay",)),
     "resume and overwrite": (("test_resnet", *DIGITS, "--resume", "auto", "--overwrite"), 2, ("exclude each other",)),
     "an unknown device": (("test_resnet", "--dataset", "digits", "--device", "tpu9"), 2, ("'tpu9'",)),

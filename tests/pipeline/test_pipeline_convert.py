@@ -360,3 +360,17 @@ def test_initialising_from_the_teacher_copies_its_weights_and_calibrates_thresho
     teachers = (load_file(path) for path in (cache / "teachers").glob("test_resnet-shades-*.safetensors"))
     weights = [{name: tensor for name, tensor in teacher.items() if tensor.ndim > 1} for teacher in teachers]
     assert any(all(torch.allclose(tensors[name], own[name]) for name in own) for own in weights)
+
+
+def test_equalising_rescales_what_was_copied_and_no_threshold(command, tiny, tmp_path):
+    found = {}
+    for flags in (("--equalize",), ()):
+        folder = tmp_path / f"run{len(flags)}"
+        run = ("--init", "teacher", *flags, "--lr", 1e-12, "--epochs", 1, "--output", folder)
+        done = command("convert", *tiny, *run)
+        assert done.code == 0, done.err
+        found[flags] = load_checkpoint(folder / "student.safetensors")
+    (header, tensors), (plain_header, plain) = found.values()
+    assert header.thresholds == plain_header.thresholds
+    assert not torch.allclose(tensors["bn1.weight"], plain["bn1.weight"])
+    assert torch.allclose(tensors["conv1.0.weight"], plain["conv1.0.weight"])
