@@ -36,14 +36,15 @@ class Interrupts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold signals back until the block has ended."""
+        """Hold signals back until the block has ended; several are then one."""
         self._held = True
         try:
             yield
         finally:
             self._held = False
-        while self._pending:
-            number = self._pending.pop()
+        if self._pending:
+            number = self._pending[0]
+            self._pending.clear()
             self._handlers[number](number, None)
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:

@@ -1,7 +1,7 @@
 """A whole training: epochs of steps, progress, kept states, and how it ends."""
 
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,25 +107,34 @@ def fit(
     loop = Loop(spans, batches, state, plan.schedule, execution, observe)
     keeper = Keeper(loop, resume, plan.interval)
     keeper.go_on(name, plan.schedule.epochs, observe, begin)
-    try:
-        with loop.interrupts.watched(), own_generators(execution.device):
-            _train(name, loop, keeper, observe, conclude, metrics, record)
-    except KeyboardInterrupt:
-        keeper.save_good()
-        raise InterruptedRunError(
-            f"interrupted; the state of {name} after {keeper.good.place} of {plan.schedule.epochs} "
-            f"is kept in {resume.folder}"
-        ) from None
-    except NotFiniteError:
-        keeper.save_good()
-        observe(Note(f"{name}: the loss, a gradient or a weight is no longer finite; looking for where that began"))
-        raise _diverged(name, loop, keeper, plan.remedy, resume) from None
-    except Exception:
-        with suppress(Exception):  # what ended the training is what the user must hear of
+    with _kept_if_interrupted(name, plan.schedule.epochs, loop, keeper, resume):
+        try:
+            with own_generators(execution.device):
+                _train(name, loop, keeper, observe, conclude, metrics, record)
+        except NotFiniteError:
             keeper.save_good()
-        raise
+            observe(Note(f"{name}: the loss, a gradient or a weight is no longer finite; looking for where that began"))
+            raise _diverged(name, loop, keeper, plan.remedy, resume) from None
+        except Exception:
+            with suppress(Exception):  # what ended the training is what the user must hear of
+                keeper.save_good()
+            raise
     observe(PhaseDone())
     return _result(loop.history)
+
+
+@contextmanager
+def _kept_if_interrupted(name: str, epochs: int, loop: Loop, keeper: Keeper, resume: ResumeFolder) -> Iterator[None]:
+    """Write the state at the first signal that gets through; one that follows meanwhile changes nothing."""
+    with loop.interrupts.watched():
+        try:
+            yield
+        except KeyboardInterrupt:
+            with suppress(KeyboardInterrupt), loop.interrupts.held():
+                keeper.save_good()
+            raise InterruptedRunError(
+                f"interrupted; the state of {name} after {keeper.good.place} of {epochs} is kept in {resume.folder}"
+            ) from None
 
 
 def _train(

@@ -120,6 +120,43 @@ def test_a_signal_before_the_work_waits_for_it_and_one_after_it_ends_the_process
         signal.raise_signal(signal.SIGINT)
 
 
+def test_signals_that_come_together_are_one_and_a_later_one_is_another(interruptible, monkeypatch):
+    clock, made, seen = iter([10.0, 10.4, 11.3, 12.5, 20.0]), interruptible(), []
+    monkeypatch.setattr(process.time, "monotonic", lambda: next(clock))
+
+    def work():
+        for _ in range(5):
+            try:
+                signal.raise_signal(signal.SIGINT)
+                seen.append("went on")
+            except KeyboardInterrupt:
+                seen.append("interrupted")
+        return 0
+
+    assert made.run(work) == 0
+    assert seen == ["interrupted", "went on", "went on", "interrupted", "interrupted"]
+
+
+def test_a_signal_while_python_itself_ends_changes_no_exit_code():
+    """An object that outlives the handlers of `atexit` signals its own process when it is deleted."""
+    program = (
+        "import os, signal, sys\n"
+        "from ann2snn_distill.cli.process import Interruptible\n"
+        "class Last:\n"
+        "    def __del__(self, kill=os.kill, number=signal.SIGINT, own=os.getpid()):\n"
+        "        kill(own, number)\n"
+        "sys.kept = Last()\n"
+        "made = Interruptible()\n"
+        "made.catch()\n"
+        "code = made.run(lambda: 3)\n"
+        "sys.exit(code)\n"
+    )
+    root = str(Path(process.__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (3, b"")
+
+
 def test_a_signal_that_the_process_ignores_from_the_start_stays_ignored(interruptible):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     interruptible()

@@ -166,6 +166,39 @@ def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(trained, network, tm
         assert torch.equal(tensor, resumed[0].tensors()[name.replace("net.", "net.inner.")]), name
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_while_the_state_is_written_costs_no_step(trained, network, tmp_path, monkeypatch, number):
+    """`timeout` and job schedulers signal a process and its group; people press Ctrl-C twice."""
+    written, stopping = ResumeFolder.save, iter(range(10_000))
+
+    def struck(folder, restart):
+        os.kill(os.getpid(), number)
+        written(folder, restart)
+
+    class Signalling(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            if next(stopping) == 4:
+                os.kill(os.getpid(), number)
+            return self.inner(x)
+
+    def as_interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ResumeFolder, "save", struck)
+    before = signal.signal(number, as_interrupt)
+    try:
+        with pytest.raises(InterruptedRunError, match="after step 2 in epoch 2 of 3"):
+            trained(Signalling(network(0.5)), tmp_path / "parts", interval=NEVER)
+    finally:
+        signal.signal(number, before)
+    restart, complaints = ResumeFolder(tmp_path / "parts", identity={}).load(anything_fits)
+    assert (restart.place, complaints) == ("step 2 in epoch 2", [])
+
+
 def test_signals_that_are_ignored_stay_ignored():
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
