@@ -113,6 +113,16 @@ def resolved_init(settings: ConvertSettings, *, same_network: bool) -> dict[str,
     return {} if settings.init else {"init": "teacher" if same_network else "scratch"}
 
 
+def resolved_equalize(settings: ConvertSettings, *, depthwise: bool) -> dict[str, object]:
+    """Return whether copied weights are equalised, if that was left open.
+
+    Args:
+        settings: which say where the student starts.
+        depthwise: whether the student has depthwise convolutions, whose channels differ most.
+    """
+    return {} if settings.equalize is not None else {"equalize": settings.init == "teacher" and depthwise}
+
+
 _NEURON_DEFAULTS: dict[str, dict[str, object]] = {
     "lif": {"decay": 0.2, "v_init": 0.0, "reset": "soft-detached", "surrogate_width": 1.0},
     "if": {"decay": 1.0, "v_init": 0.5, "reset": "soft", "surrogate_width": 0.5},

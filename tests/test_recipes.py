@@ -11,6 +11,7 @@ from ann2snn_distill.recipes import (
     SMALL,
     recipe_for,
     resolved_clip,
+    resolved_equalize,
     resolved_fit,
     resolved_init,
     resolved_neuron,
@@ -52,6 +53,14 @@ def test_gradients_are_clipped_under_full_coverage_or_where_a_way_is_named():
     assert resolved_clip(ConvertSettings(model="resnet18")) == {}
     named = ConvertSettings(model="resnet18", clip_mode="agc")  # who names a way to clip wants it
     assert resolved_clip(named) == {"clip_grad": 0.05, "clip_mode": "agc"}
+
+
+def test_a_depthwise_teachers_channels_are_equalised():
+    copied = ConvertSettings(model="resnet18", init="teacher")
+    assert resolved_equalize(copied, depthwise=True) == {"equalize": True}
+    assert resolved_equalize(copied, depthwise=False) == {"equalize": False}
+    assert resolved_equalize(copied.model_copy(update={"init": "scratch"}), depthwise=True) == {"equalize": False}
+    assert resolved_equalize(copied.model_copy(update={"equalize": False}), depthwise=True) == {}
 
 
 def test_a_student_starts_from_weights_that_fit_it():

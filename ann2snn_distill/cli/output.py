@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+_ROUNDING = 1e-9
 _WIDE = 200  # columns where no terminal says: a pipe or a file must not lose cells
 
 
@@ -74,7 +75,8 @@ def cell(value: object) -> str:
         case int():
             return f"{value:,}"
         case float():
-            return f"{value:.2f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2e}"
+            small = _ROUNDING < abs(value) < 0.01  # what a difference of equal numbers leaves is none
+            return f"{value:.2e}" if small else f"{value:.2f}"
         case _:
             return str(value)
 

@@ -136,8 +136,10 @@ class ConvertSettings(NetworkSettings, FitSettings):
         description="where the student's weights start: teacher, scratch, or a student.safetensors to go on from "
         "(default: teacher, if it has the teacher's architecture)",
     )
-    equalize: bool = Field(
-        False, description="rescale the teacher's weights so that one threshold a layer suits all of its channels"
+    equalize: bool | None = Field(
+        None,
+        description="rescale the teacher's weights so that one threshold a layer suits all of its channels "
+        "(default: where convolutions are depthwise)",
     )
     alpha: Fraction = Field(0.5, description="share of guidance in each branch's loss")
     branches: str = Field("auto", description="auto, none, or names of cuts and paths of modules, separated by commas")

@@ -60,6 +60,12 @@ class _Group:
         return (*self.makers, *self.readers)
 
 
+def has_depthwise(network: nn.Module) -> bool:
+    """Return whether the network has a convolution with a filter for each channel."""
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    return any(module.groups == module.in_channels > 1 for module in convolutions)
+
+
 def equalize(
     sites: Sites,
     images: Tensor,

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ann2snn_distill.config import ConvertSettings, FitSettings, NetworkSettings
+from ann2snn_distill.conversion.equalizing import has_depthwise
 from ann2snn_distill.conversion.network import Partitioned
 from ann2snn_distill.data.batches import device_bytes
 from ann2snn_distill.data.datasets import NAMES, Dataset, load_dataset
@@ -30,7 +31,14 @@ from ann2snn_distill.pipeline.teachers import (
     piece_of,
     teacher_epochs,
 )
-from ann2snn_distill.recipes import recipe_for, resolved_clip, resolved_fit, resolved_init, resolved_neuron
+from ann2snn_distill.recipes import (
+    recipe_for,
+    resolved_clip,
+    resolved_equalize,
+    resolved_fit,
+    resolved_init,
+    resolved_neuron,
+)
 from ann2snn_distill.reporting.inspection import Inspection
 from ann2snn_distill.teacher import LoadedNetwork, check_rebuild, local_form, resolve_model_name
 
@@ -89,6 +97,7 @@ def prepare(settings: ConvertSettings) -> Prepared:
     check_equalized(resolved)
     loaded = load_teacher(resolved, dataset)
     student, inspected = _student(resolved, loaded)
+    resolved = resolved.model_copy(update=resolved_equalize(resolved, depthwise=has_depthwise(student.body)))
     decays_of(resolved, student)  # refuses what the student does not have
     check_start(resolved, loaded, student)
     teacher = guide_network(resolved, loaded)

@@ -6,7 +6,7 @@ import torch
 from torch import fx, nn
 
 from ann2snn_distill.conversion.calibration import channel_thresholds_of_ann, thresholds_of_ann
-from ann2snn_distill.conversion.equalizing import equalize
+from ann2snn_distill.conversion.equalizing import equalize, has_depthwise
 from ann2snn_distill.conversion.network import partitioned
 from ann2snn_distill.neurons.equations import NeuronModel
 from ann2snn_distill.neurons.temporal import unroll_neuron
@@ -153,3 +153,10 @@ def test_full_coverage_of_other_families_stays_finite(name):
     names = equalize(sites, images(), T, thresholds=thresholds, neuron=IF)
     assert set(names) < set(thresholds)
     assert all(tensor.isfinite().all() for tensor in sites.trace.body.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("test_resnet", False), ("regnetx_002", False), ("mobilenetv2_050", True), ("test_vit", False)]
+)
+def test_depthwise_convolutions_are_found(name, found):
+    assert has_depthwise(timm.create_model(name)) is found
