@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, fx, nn
 
 from ann2snn_distill.conversion.calibration import NO_DECAYS, channel_thresholds_of_ann
@@ -29,8 +30,9 @@ _MOST = 16.0
 _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _POOLS = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 _FLATTENS = (nn.Flatten, torch.flatten, "flatten")
-_WEIGHTED = (nn.Conv2d, nn.Linear)
+_WEIGHTED = (nn.Conv2d, Conv2dSame, nn.Linear)
 _MAKERS = (nn.BatchNorm1d, nn.BatchNorm2d, *_WEIGHTED)
+"""These classes alone: others, such as convolutions that standardise their weights, undo a factor."""
 
 
 @dataclass
@@ -146,11 +148,11 @@ def _enter(sites: Sites, node: fx.Node, groups: dict[fx.Node, _Group], joined: _
         own.neurons.append(node)
     elif _passes_channels(sites, node):
         return
-    elif once and isinstance(module, _MAKERS) and _is_affine(module):
+    elif once and module is not None and type(module) in _MAKERS and _is_affine(module):
         own.makers.append(node)
         for group in read:
             group.readers.append(node)
-            group.open |= not isinstance(module, _WEIGHTED)
+            group.open |= type(module) not in _WEIGHTED
     else:
         for group in (own, *read):
             group.open = True

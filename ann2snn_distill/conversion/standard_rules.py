@@ -69,8 +69,8 @@ _ANALOG_METHODS = (
 )  # fmt: skip
 
 _SHAPE_MODULES = (
-    nn.Identity, nn.Flatten, nn.Unflatten, nn.ZeroPad2d, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle,
-    nn.Unfold,
+    nn.Identity, nn.Flatten, nn.Unflatten, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.PixelShuffle,
+    nn.PixelUnshuffle, nn.ChannelShuffle, nn.Unfold,
 )  # fmt: skip
 _SHAPE_FUNCTIONS = (
     torch.flatten, torch.cat, torch.concat, torch.stack, torch.split, torch.chunk, torch.permute, torch.reshape,

@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from timm.layers import StdConv2d
 from torch import fx, nn
 
 from ann2snn_distill.conversion.calibration import channel_thresholds_of_ann, thresholds_of_ann
@@ -105,12 +106,13 @@ def spikes(model, x, threshold):
 
 
 class Odd(Clipped):
-    """Channels that something else reads: a gate, a concatenation, or the same layer once more."""
+    """Channels that something else reads: a gate, a concatenation, weights made anew, or the same layer once more."""
 
     def __init__(self, kind):
         super().__init__()
         self.kind = kind
         self.again = nn.Conv2d(6, 6, 1)
+        self.standardised = StdConv2d(6, 6, 1, bias=False)
         self.depthwise = nn.Conv2d(12 if kind == "concatenation" else 6, 12, 3, groups=3, bias=False)
 
     def forward(self, x):
@@ -119,12 +121,14 @@ class Odd(Clipped):
             x = x * torch.sigmoid(self.again(x))
         elif self.kind == "concatenation":
             x = torch.cat([x, x], 1)
+        elif self.kind == "standardised":
+            x = self.standardised(x)
         else:
             x = self.again(self.again(x))
         return self.fc(self.pool(self.depthwise(x)).flatten(1))
 
 
-@pytest.mark.parametrize("kind", ["gate", "concatenation", "twice"])
+@pytest.mark.parametrize("kind", ["gate", "concatenation", "standardised", "twice"])
 def test_channels_that_anything_else_reads_are_left_alone(kind):
     torch.manual_seed(0)
     sites, x = partitioned(unequal(Odd(kind)), img_size=16).sites, images(16)

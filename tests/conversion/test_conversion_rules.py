@@ -134,6 +134,14 @@ def test_a_product_is_a_synapse_of_one_operand_and_analog_of_two(operation, role
     assert found == [role]
 
 
+@pytest.mark.parametrize(
+    "pad", [nn.ZeroPad2d(1), nn.ConstantPad2d(1, 0.0), nn.ReflectionPad2d(1), nn.ReplicationPad2d(1)]
+)
+def test_a_padding_moves_values(pad):
+    sites = partitioned(Net(pad), img_size=16).sites
+    assert sites.roles[next(node for node in sites.roles if node.target == "block.operation")] is Role.SHAPE
+
+
 def test_a_relu_of_constants_is_no_neuron():
     class Weighted(nn.Module):
         def __init__(self):
