@@ -26,7 +26,7 @@ from ann2snn_distill.neurons.temporal import repeat_over_time, unroll_neuron
 NO_DECAYS: Mapping[str, float] = MappingProxyType({})
 """All neurons have the decay of their common model."""
 
-_MINIMUM = 1e-8
+MINIMUM = 1e-8
 """Layer scales of 1e-5 make currents of 1e-5 and less."""
 
 _QUANTILE = 0.8413
@@ -38,14 +38,8 @@ _SAMPLES = 1_000_000
 _FITTED = 16_384
 """Values of a current on which a threshold is fitted."""
 
-_FITTED_CHANNEL = 1_024
-"""Values of a channel on which a threshold of its own is fitted."""
-
-_RANGE, _CANDIDATES = (-3.0, 3.0), 73
+TRIED, _CANDIDATES = (-3.0, 3.0), 73
 """Thresholds that are tried, as powers of two of the current's root mean square: six percent apart."""
-
-_CHANNEL_CANDIDATES = 37
-"""Of a channel's own threshold: twelve percent apart."""
 
 _SNN_IMAGES = 64
 """Images of the SNN's measurement: T times as many rows are in memory at once."""
@@ -67,31 +61,6 @@ def thresholds_of_ann(
     with torch.no_grad():
         run.run(images)
     return run.thresholds
-
-
-def channel_thresholds_of_ann(
-    sites: Sites,
-    images: Tensor,
-    timesteps: int,
-    *,
-    axes: Mapping[str, int],
-    neuron: NeuronModel,
-    decays: Mapping[str, float] = NO_DECAYS,
-) -> dict[str, Tensor]:
-    """Return the threshold (C,) that each channel of the named neurons would have alone; 0 where it gives nothing.
-
-    Args:
-        sites: the network, with the ANN's weights.
-        images: normalised images (B, 3, H, W).
-        timesteps: T of the spikes that stand for a value.
-        axes: the dimension of each neuron's channels.
-        neuron: the neurons' parameters.
-        decays: of neurons that have their own, by name.
-    """
-    run = _ChannelRun(sites, timesteps, neuron, decays, axes)
-    with torch.no_grad():
-        run.run(images)
-    return run.thresholds_C
 
 
 def thresholds_of_snn(
@@ -124,7 +93,7 @@ def activation_names(sites: Sites) -> tuple[str, ...]:
     )
 
 
-class _Run(fx.Interpreter):
+class ThresholdRun(fx.Interpreter):
     """Runs the traced network call by call, and finds a threshold wherever a neuron stands."""
 
     def __init__(self, sites: Sites, timesteps: int, neuron: NeuronModel, decays: Mapping[str, float]):
@@ -137,7 +106,7 @@ class _Run(fx.Interpreter):
         return self._neuron._replace(decay=self._decays.get(node.name, self._neuron.decay))
 
 
-class _AnnRun(_Run):
+class _AnnRun(ThresholdRun):
     """Runs the ANN and fits every neuron's threshold to what enters and leaves its activation."""
 
     def run_node(self, n: fx.Node) -> object:
@@ -150,30 +119,7 @@ class _AnnRun(_Run):
         return value
 
 
-class _ChannelRun(_Run):
-    """Runs the ANN and fits a threshold to every channel of the named neurons."""
-
-    def __init__(
-        self, sites: Sites, timesteps: int, neuron: NeuronModel, decays: Mapping[str, float], axes: Mapping[str, int]
-    ):
-        super().__init__(sites, timesteps, neuron, decays)
-        self._axes = axes
-        self.thresholds_C: dict[str, Tensor] = {}
-
-    def run_node(self, n: fx.Node) -> object:
-        value = super().run_node(n)
-        if n.name in self._axes and self._sites.roles.get(n) is Role.NEURON:
-            assert isinstance(value, Tensor)
-            current = self.env[self._sites.data_inputs(n)[0]]
-            current_CN, value_CN = (_by_channel(found, self._axes[n.name]) for found in (current, value))
-            unroll = unroll_pair if n.target is two_sided else unroll_neuron
-            self.thresholds_C[n.name] = _fitted_channels(
-                current_CN, value_CN, unroll, self._timesteps, self.model_of(n)
-            )
-        return value
-
-
-class _SnnRun(_Run):
+class _SnnRun(ThresholdRun):
     """Runs the SNN on T*B rows with the batch's statistics, and settles every threshold when it is reached."""
 
     def __init__(self, sites: Sites, timesteps: int, neuron: NeuronModel, decays: Mapping[str, float]):
@@ -191,7 +137,7 @@ class _SnnRun(_Run):
         return super().run_node(n)
 
     def _fire(self, node: fx.Node, current: Tensor) -> Tensor:
-        value = 1.0 if node in self._scaled else max(_level(current, node), _MINIMUM)
+        value = 1.0 if node in self._scaled else max(_level(current, node), MINIMUM)
         self.thresholds[node.name] = value
         threshold = torch.tensor(value, dtype=current.dtype, device=current.device)
         unroll = unroll_pair if node.target is two_sided else unroll_neuron
@@ -204,34 +150,13 @@ def _fitted(
     """Return the threshold whose mean emission, for a constant current, is nearest to the ANN's value."""
     current_N, value_N = _thinned(current, _FITTED), _thinned(value, _FITTED)
     scale = float(current_N.square().mean().sqrt())
-    if scale <= _MINIMUM:
-        return _MINIMUM
-    candidates_C = scale * torch.logspace(*_RANGE, steps=_CANDIDATES, base=2, device=current.device)
+    if scale <= MINIMUM:
+        return MINIMUM
+    candidates_C = scale * torch.logspace(*TRIED, steps=_CANDIDATES, base=2, device=current.device)
     many_CN = current_N.expand(_CANDIDATES, -1)
     emitted_TCN = unroll(many_CN, candidates_C[:, None], timesteps, static=True, model=neuron)
     error_C = (emitted_TCN.unflatten(0, (timesteps, -1)).mean(0) - value_N).square().mean(1)
     return float(candidates_C[error_C.argmin()])
-
-
-def _fitted_channels(
-    current_CN: Tensor, value_CN: Tensor, unroll: Callable[..., Tensor], timesteps: int, neuron: NeuronModel
-) -> Tensor:
-    """Return for every channel what `_fitted` returns for all of them; 0 where the values are."""
-    scale_C = current_CN.square().mean(1).sqrt().clamp(min=_MINIMUM)
-    best_C, threshold_C = value_CN.square().mean(1), torch.zeros_like(scale_C)
-    for factor in torch.logspace(*_RANGE, steps=_CHANNEL_CANDIDATES, base=2).tolist():
-        tried_C = scale_C * factor
-        emitted_TCN = unroll(current_CN, tried_C[:, None], timesteps, static=True, model=neuron)
-        error_C = (emitted_TCN.unflatten(0, (timesteps, -1)).mean(0) - value_CN).square().mean(1)
-        threshold_C = torch.where(error_C < best_C, tried_C, threshold_C)
-        best_C = torch.minimum(best_C, error_C)
-    return threshold_C
-
-
-def _by_channel(values: Tensor, axis: int) -> Tensor:
-    """Return evenly spaced values of every channel (C, N), in float32."""
-    by_channel = values.detach().float().movedim(axis, 0).flatten(1)
-    return by_channel[:, :: -(-by_channel.shape[1] // _FITTED_CHANNEL)]
 
 
 def _thinned(values: Tensor, most: int) -> Tensor:
@@ -245,7 +170,7 @@ def _level(current: Tensor, node: fx.Node) -> float:
     values = _thinned(current, _SAMPLES)
     two = node.target is two_sided
     level = torch.quantile(values.abs() if two else values, 2 * _QUANTILE - 1 if two else _QUANTILE)
-    return float(level) if level > _MINIMUM else float(values.std())
+    return float(level) if level > MINIMUM else float(values.std())
 
 
 def _scaled_by_norms(sites: Sites) -> set[fx.Node]:

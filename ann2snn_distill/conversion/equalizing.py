@@ -18,7 +18,8 @@ import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, fx, nn
 
-from ann2snn_distill.conversion.calibration import NO_DECAYS, channel_thresholds_of_ann
+from ann2snn_distill.conversion.calibration import NO_DECAYS
+from ann2snn_distill.conversion.channels import channel_thresholds_of_ann
 from ann2snn_distill.conversion.rules import Kind, Role
 from ann2snn_distill.conversion.signals import is_maxpool
 from ann2snn_distill.conversion.sites import Sites

@@ -23,8 +23,8 @@ FLAGS = {
     "convert": NETWORK
     + FIT
     + "--timesteps --student --output --overwrite --method --neuron --decay --threshold --v-init --reset "
-    "--surrogate-width --init --alpha --branches --beta --temperature --coverage --maxpool --resume "
-    "--val-interval --sampled-branches --projection-init --finish-epochs --quantized-epochs --stage-decays "
+    "--surrogate-width --init --equalize --no-equalize --alpha --branches --beta --temperature --coverage --maxpool "
+    "--resume --val-interval --sampled-branches --projection-init --finish-epochs --quantized-epochs --stage-decays "
     "--learn-decay --no-learn-decay --clip-grad --clip-mode --min-accuracy --max-drop "
     "--config --dry-run --json",
     "eval": "--dataset --data-dir --timesteps --device --batch-size --workers --skip-bad-images --json",

@@ -6,7 +6,8 @@ import torch
 from timm.layers import StdConv2d
 from torch import fx, nn
 
-from ann2snn_distill.conversion.calibration import channel_thresholds_of_ann, thresholds_of_ann
+from ann2snn_distill.conversion.calibration import thresholds_of_ann
+from ann2snn_distill.conversion.channels import channel_thresholds_of_ann
 from ann2snn_distill.conversion.equalizing import equalize, has_depthwise
 from ann2snn_distill.conversion.network import partitioned
 from ann2snn_distill.neurons.equations import NeuronModel
