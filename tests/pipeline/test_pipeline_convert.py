@@ -215,6 +215,12 @@ def test_a_network_named_in_two_ways_is_one(tiny_settings, tmp_path):
     assert pipeline.plan(settings, silent)["settings"]["init"] == "teacher"
 
 
+@pytest.mark.parametrize(("model", "equalized"), [("test_resnet", False), ("mobilenetv2_050", True)])
+def test_only_a_depthwise_teachers_channels_are_equalised_by_default(tiny_settings, tmp_path, model, equalized):
+    settings = tiny_settings(model=model, output=tmp_path / "run")
+    assert pipeline.plan(settings, silent)["settings"]["equalize"] is equalized
+
+
 def test_eval_of_the_file_gives_the_reports_numbers_to_the_digit(command, trained):
     report = report_of(trained)
     done = command("eval", trained / "student.safetensors", "--json", "--device", "cpu")
