@@ -26,6 +26,7 @@ class Recipe:
         sgd_decay: weight decay of SGD.
         adamw_decay: weight decay of AdamW.
         copied_lr: share of the learning rate for a student that starts from its teacher's weights, or a student's.
+        scratch_epochs: a student that has so many starts from random weights; None for never.
         aa: augmentation policy.
         cutout: side of the erased square over the image's side.
         cutmix: its beta parameter.
@@ -41,6 +42,7 @@ class Recipe:
     sgd_decay: float
     adamw_decay: float
     copied_lr: float
+    scratch_epochs: int | None
     aa: AutoAugmentName
     cutout: float
     cutmix: float
@@ -49,19 +51,19 @@ class Recipe:
 
 FEW_SMALL = Recipe(
     epochs=16, teacher_epochs=12, tuning_epochs=6, batch_size=32, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
-    adamw_decay=0.05, copied_lr=1.0, aa="none", cutout=0.0, cutmix=0.0, crop_padding=1 / 8,
+    adamw_decay=0.05, copied_lr=1.0, scratch_epochs=None, aa="none", cutout=0.0, cutmix=0.0, crop_padding=1 / 8,
 )  # fmt: skip
 """Small images, fewer than 10,000 of them."""
 
 SMALL = Recipe(
-    epochs=120, teacher_epochs=300, tuning_epochs=20, batch_size=512, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
-    adamw_decay=0.05, copied_lr=0.25, aa="cifar10", cutout=0.0, cutmix=1.0, crop_padding=1 / 8,
+    epochs=300, teacher_epochs=300, tuning_epochs=20, batch_size=512, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
+    adamw_decay=0.05, copied_lr=0.25, scratch_epochs=250, aa="cifar10", cutout=0.0, cutmix=1.0, crop_padding=1 / 8,
 )  # fmt: skip
 """Small images such as CIFAR's."""
 
 LARGE = Recipe(
     epochs=30, teacher_epochs=90, tuning_epochs=5, batch_size=64, sgd_lr=0.05, adamw_lr=2e-4, sgd_decay=1e-4,
-    adamw_decay=0.05, copied_lr=1.0, aa="none", cutout=0.0, cutmix=0.0, crop_padding=0.0,
+    adamw_decay=0.05, copied_lr=1.0, scratch_epochs=None, aa="none", cutout=0.0, cutmix=0.0, crop_padding=0.0,
 )  # fmt: skip
 """Images above 64 px: random resized crops."""
 
@@ -108,9 +110,21 @@ def resolved_clip(settings: ConvertSettings) -> dict[str, object]:
     return {"clip_grad": _CLIPPED_UNDER_FULL[settings.clip_mode or "agc"], "clip_mode": settings.clip_mode or "agc"}
 
 
-def resolved_init(settings: ConvertSettings, *, same_network: bool) -> dict[str, object]:
-    """Return where the student's weights start, if that was left open; `same_network`: whether the teacher's fit it."""
-    return {} if settings.init else {"init": "teacher" if same_network else "scratch"}
+def resolved_init(settings: ConvertSettings, recipe: Recipe, *, same_network: bool) -> dict[str, object]:
+    """Return where the student's weights start, if that was left open.
+
+    The teacher's weights are ahead on short schedules, and random ones at the end of a long one.
+
+    Args:
+        settings: what was asked for.
+        recipe: of the data.
+        same_network: whether the teacher's weights fit the student.
+    """
+    if settings.init:
+        return {}
+    longest = recipe.scratch_epochs
+    short = longest is None or (settings.epochs or recipe.epochs) < longest
+    return {"init": "teacher" if same_network and short else "scratch"}
 
 
 def resolved_equalize(settings: ConvertSettings, *, depthwise: bool) -> dict[str, object]:
@@ -123,8 +137,11 @@ def resolved_equalize(settings: ConvertSettings, *, depthwise: bool) -> dict[str
     return {} if settings.equalize is not None else {"equalize": settings.init == "teacher" and depthwise}
 
 
+_LIF_START = 0.25
+"""The papers start at 0: then the first timesteps fire less, and at T = 4 it makes no difference."""
+
 _NEURON_DEFAULTS: dict[str, dict[str, object]] = {
-    "lif": {"decay": 0.2, "v_init": 0.0, "reset": "soft-detached", "surrogate_width": 1.0},
+    "lif": {"decay": 0.2, "v_init": _LIF_START, "reset": "soft-detached", "surrogate_width": 1.0},
     "if": {"decay": 1.0, "v_init": 0.5, "reset": "soft", "surrogate_width": 0.5},
 }
 

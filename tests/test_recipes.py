@@ -42,7 +42,7 @@ def test_what_was_given_stays():
     assert not {"lr", "cutmix", "cutout", "aa", "epochs"} & resolved.keys()
     assert resolved["amp"] is resolved["torchcompile"] is True
     for same in (True, False):
-        assert resolved_init(settings, same_network=same) == {}
+        assert resolved_init(settings, SMALL, same_network=same) == {}
 
 
 def test_gradients_are_clipped_under_full_coverage_or_where_a_way_is_named():
@@ -65,12 +65,22 @@ def test_a_depthwise_teachers_channels_are_equalised():
 
 def test_a_student_starts_from_weights_that_fit_it():
     settings = ConvertSettings(model="resnet18")
-    assert resolved_init(settings, same_network=True) == {"init": "teacher"}
-    assert resolved_init(settings, same_network=False) == {"init": "scratch"}
+    for recipe in (FEW_SMALL, LARGE):
+        assert resolved_init(settings, recipe, same_network=True) == {"init": "teacher"}
+        assert resolved_init(settings, recipe, same_network=False) == {"init": "scratch"}
 
 
-@pytest.mark.parametrize(("neuron", "model"), [("lif", LIF), ("if", IF)])
-def test_a_neurons_constants_are_those_of_its_equations(neuron, model):
+def test_a_long_schedule_of_small_images_starts_from_random_weights_and_a_short_one_from_the_teachers():
+    settings = ConvertSettings(model="resnet18")
+    starts = {249: "teacher", 250: "scratch", None: "scratch"}  # None: the recipe's own epochs
+    for epochs, start in starts.items():
+        asked = settings.model_copy(update={"epochs": epochs})
+        assert resolved_init(asked, SMALL, same_network=True) == {"init": start}
+        assert resolved_init(asked, SMALL, same_network=False) == {"init": "scratch"}
+
+
+@pytest.mark.parametrize(("neuron", "model"), [("lif", LIF._replace(v_init=0.25)), ("if", IF)])
+def test_a_neurons_constants_are_those_of_its_equations_but_for_what_lif_starts_with(neuron, model):
     settings = ConvertSettings(model="resnet18", neuron=neuron)
     assert neuron_model(settings.model_copy(update=resolved_neuron(settings))) == model
     wide = ConvertSettings(model="resnet18", neuron=neuron, surrogate_width=2.0)

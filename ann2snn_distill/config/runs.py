@@ -125,7 +125,7 @@ class ConvertSettings(NetworkSettings, FitSettings):
         None, description="firing threshold of activations (default: 1 behind a batch norm, else calibrated)"
     )
     v_init: Annotated[float, Field(ge=-10, lt=1)] | None = Field(
-        None, description="initial membrane, in thresholds (default: lif 0, if 0.5)"
+        None, description="initial membrane, in thresholds (default: lif 0.25, if 0.5)"
     )
     reset: ResetName | None = Field(None, description="reset (default: lif soft-detached, if soft)")
     surrogate_width: Annotated[float, Field(gt=0)] | None = Field(
@@ -134,7 +134,7 @@ class ConvertSettings(NetworkSettings, FitSettings):
     init: Start | None = Field(
         None,
         description="where the student's weights start: teacher, scratch, or a student.safetensors to go on from "
-        "(default: teacher, if it has the teacher's architecture)",
+        "(default: scratch for a long schedule of small images, else teacher, if it has the teacher's architecture)",
     )
     equalize: bool | None = Field(
         None,

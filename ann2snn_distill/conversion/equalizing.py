@@ -23,6 +23,7 @@ from ann2snn_distill.conversion.channels import channel_thresholds_of_ann
 from ann2snn_distill.conversion.rules import Kind, Role
 from ann2snn_distill.conversion.signals import is_maxpool
 from ann2snn_distill.conversion.sites import Sites
+from ann2snn_distill.conversion.whole_input import WholeInputConv2d
 from ann2snn_distill.neurons.equations import NeuronModel
 
 _MOST = 16.0
@@ -31,7 +32,7 @@ _MOST = 16.0
 _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _POOLS = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 _FLATTENS = (nn.Flatten, torch.flatten, "flatten")
-_WEIGHTED = (nn.Conv2d, Conv2dSame, nn.Linear)
+_WEIGHTED = (nn.Conv2d, WholeInputConv2d, Conv2dSame, nn.Linear)
 _MAKERS = (nn.BatchNorm1d, nn.BatchNorm2d, *_WEIGHTED)
 """These classes alone: others, such as convolutions that standardise their weights, undo a factor."""
 

@@ -11,6 +11,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ann2snn_distill.conversion.network import Partitioned, StagedAnn
 from ann2snn_distill.conversion.rules import Role
 from ann2snn_distill.conversion.sites import Sites
+from ann2snn_distill.conversion.whole_input import WholeInputConv2d
+
+_PLAIN = (nn.Conv2d, WholeInputConv2d)
+"""Others standardise their weights, or pad by themselves."""
 
 
 def folded(network: Partitioned, *, dtype: torch.dtype) -> StagedAnn:
@@ -39,8 +43,9 @@ def _fold(sites: Sites, node: fx.Node, calls: Counter[object]) -> None:
         return
     body = sites.trace.body
     convolution, norm = body.get_submodule(str(source.target)), body.get_submodule(str(node.target))
-    if type(convolution) is not nn.Conv2d or not isinstance(norm, nn.BatchNorm2d):
+    if type(convolution) not in _PLAIN or not isinstance(norm, nn.BatchNorm2d):
         return
+    assert isinstance(convolution, nn.Conv2d)
     body.set_submodule(str(source.target), fuse_conv_bn_eval(convolution, norm))
     identity = nn.Identity()
     for name, child in norm.named_children():  # timm's norms own the dropout and the activation behind them

@@ -5,7 +5,7 @@ one time around node i. What runs inside a neuron's operation (norms, sums) has 
 
     kept     ann n + m;   rate, hybrid 2 n + m;   bptt T (3 n + m), a float32 membrane being two
              with learnt decays n more a record, and bptt another membrane: 3 n + m and T (5 n + m)
-    tails    sum_k n_k                            hybrid: the teacher's neurons behind branch k
+    tails    sum_k n_k + 2 a_k                    hybrid: the teacher's neurons and analog operations behind branch k
     peak     max( kept + tails + 3 of the largest,  max_i kept in front of i + T a_i )
 """
 
@@ -22,6 +22,8 @@ from ann2snn_distill.conversion.rules import Kind, Role
 _PER_NEURON = {"ann": 1, "rate": 2, "hybrid": 2, "bptt": 3}
 _PER_LEARNT = {"ann": 0, "rate": 1, "hybrid": 1, "bptt": 2}
 _PER_OTHER = {Role.NORM: 1, Role.ANALOG: 2}
+_PER_TAIL = {Role.NEURON: 1, Role.ANALOG: _PER_OTHER[Role.ANALOG]}
+"""What a frozen ANN keeps for the gradients of its inputs; its norms are folded."""
 _PASSING = 3
 """Gradients and outputs of the largest site that are there at one time in the backward."""
 
@@ -37,7 +39,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Values of a network for one image: node by node, of its largest site, and of the neurons behind each stage."""
+    """Values of a network for one image: node by node, of its largest site, and kept by a tail behind each stage."""
 
     moments: tuple[Moment, ...]
     largest: int
@@ -55,7 +57,7 @@ def footprint(network: Partitioned) -> Footprint:
         others += _PER_OTHER.get(role, 0) * values if role else 0
         moments.append(Moment(neurons, others, alive))
     of_stages = [
-        sum(values_of(network, node) for node in stage.nodes if sites.roles.get(node) is Role.NEURON)
+        sum(values_of(network, node) * _PER_TAIL.get(sites.roles.get(node, Role.SHAPE), 0) for node in stage.nodes)
         for stage in network.stages
     ]
     behind = tuple(sum(of_stages[index + 1 :]) for index in range(len(of_stages)))

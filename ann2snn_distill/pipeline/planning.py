@@ -174,7 +174,7 @@ def dataset_of(settings: NetworkSettings) -> Dataset:
 def settled(settings: ConvertSettings, dataset: Dataset, device: torch.device) -> ConvertSettings:
     """Return `settings` with every default filled in that data and device decide."""
     recipe = recipe_for(img_size=dataset.img_size, images=len(dataset.train))
-    settings = settings.model_copy(update=resolved_init(settings, same_network=is_same_network(settings)))
+    settings = settings.model_copy(update=resolved_init(settings, recipe, same_network=is_same_network(settings)))
     fit = resolved_fit(settings, recipe, img_size=dataset.img_size, cuda=device.type == "cuda")
     measures = {"img_size": dataset.img_size, "dataset": _lasting_name(str(settings.dataset))}
     neuron = resolved_neuron(settings, found_neuron(settings))

@@ -3,7 +3,7 @@
 The deepest branch having the lowest cosine is none: that is how it is.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -17,6 +17,8 @@ _KEPT = 0.7
 """Share of its best cosine that a cut keeps: fitted projections begin high, and the student moves on from there."""
 _APART = 10.0
 """Points between a branch's accuracy and the student's."""
+_AS_GOOD = 1.0
+"""Fewer points than that between them: whatever its cosine is, the teacher's tail reads the branch's features."""
 _BEYOND = 1.5
 """Measured memory over the estimate, which does not grow with T but for one layer at a time."""
 
@@ -38,15 +40,17 @@ def failure_signs(
         peak_mib: measured memory, or None on a CPU.
         estimated_mib: what was expected.
     """
-    return [*_unaligned(history), *_left_behind(scores, student_top1), *_grown(peak_mib, estimated_mib)]
+    led = {score.name for score in scores if student_top1 - score.top1 < _AS_GOOD}
+    return [*_unaligned(history, led), *_left_behind(scores, student_top1), *_grown(peak_mib, estimated_mib)]
 
 
-def _unaligned(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _unaligned(history: Sequence[Mapping[str, Any]], led: Collection[str]) -> Iterator[str]:
+    """Yield a sentence for every cut of low cosine, but of `led`: their features give the teacher what it needs."""
     lines = [line["cosine"] for line in history if line.get("cosine")]
     if len(lines) < _EPOCHS:
         return
     quarter = len(lines) // 4
-    for name in lines[0]:
+    for name in (cut for cut in lines[0] if cut not in led):
         first, best = lines[0][name], max(line[name] for line in lines)
         last = fmean(line[name] for line in lines[-quarter:])
         falls = last < _KEPT * best

@@ -11,6 +11,7 @@ from timm.models import get_pretrained_cfg, load_model_config_from_hf
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ann2snn_distill.conversion.whole_input import WholeInputs
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.teacher.names import is_hub_name, resolve_model_name
 from ann2snn_distill.teacher.stem import StemChange, small_stem
@@ -112,6 +113,8 @@ def fit_to_images(
 ) -> tuple[StemChange, ...]:
     """Adapt the stem if asked, and see that images of `img_size` pixels become `classes` logits.
 
+    Convolutions that read their whole input become matrix products.
+
     Returns what was changed in the stem.
 
     Raises:
@@ -123,7 +126,7 @@ def fit_to_images(
     try:
         if stem == "small":
             changes = small_stem(network, img_size=img_size, channels=channels)
-        with torch.no_grad():
+        with torch.no_grad(), WholeInputs(network) as whole_inputs:
             logits_BC = network(torch.zeros(1, channels, img_size, img_size))
     except Exception as error:  # whatever a network raises, the image does not fit it
         ways_on = ["another --img-size", "--stem keep" if changes else ""]
@@ -138,6 +141,7 @@ def fit_to_images(
             f"{name} gives {found} instead of {classes} logits for one image; check --model-kwargs or choose "
             "a classification model"
         )
+    whole_inputs.linearize()
     return changes
 
 

@@ -50,6 +50,16 @@ def test_learnt_decays_take_a_record_more_and_through_time_a_membrane(counted, m
     assert learning - plain == more
 
 
+def test_a_tail_keeps_what_its_analog_operations_read_and_write():
+    kwargs = {"depths": (1, 1, 1, 1), "dims": (8, 16, 16, 16)}
+    network = build_network("convnext_atto", classes=10, img_size=32, stem="keep", model_kwargs=kwargs)
+    stages = partitioned(network, img_size=32)
+    behind = dict(zip((stage.name for stage in stages.stages), footprint(stages).behind, strict=True))
+    # the norm over 2x2 px in front of the last stage, over one pixel the block's and the head's, and an activation
+    # four times as wide as the block
+    assert behind["stages.2"] == 2 * 16 * 2 * 2 + 2 * 16 + 2 * 16 + 4 * 16
+
+
 def test_sampled_branches_keep_a_third_of_the_tails(counted):
     both = [
         peak_values("hybrid", counted, counted, entries=ENTRIES, timesteps=4, sampled=sampled)

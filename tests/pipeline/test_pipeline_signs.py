@@ -48,6 +48,13 @@ def test_what_is_aligned_need_not_rise_and_few_epochs_say_nothing():
     assert signs([{"epoch": n, "loss": 1.0} for n in range(8)]) == []
 
 
+def test_a_branch_that_classifies_as_the_student_does_is_not_called_unaligned():
+    flat = lines(layer3=[0.48, 0.46, 0.45, 0.45])
+    assert signs(flat, [BranchScore("layer3", 89.1, 0.45)]) == []
+    (told,) = signs(flat, [BranchScore("layer3", 88.9, 0.45)])
+    assert "the alignment of layer3 does not rise" in told
+
+
 def test_a_branch_far_below_the_student_is_told_and_one_above_is_not():
     (told,) = signs(scores=[BranchScore("layer1", 79.9, 0.9), BranchScore("layer2", 99.0, 0.9)])
     assert "the branch layer1 is left behind: 79.90 %, the student 90.00 %" in told
