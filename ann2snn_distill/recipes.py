@@ -1,6 +1,6 @@
 """The default recipe for each kind of data, in this one place; docs/experiments.md says what was measured for it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ann2snn_distill.config import AutoAugmentName, ConvertSettings, FitSettings
@@ -110,7 +110,9 @@ def resolved_clip(settings: ConvertSettings) -> dict[str, object]:
     return {"clip_grad": _CLIPPED_UNDER_FULL[settings.clip_mode or "agc"], "clip_mode": settings.clip_mode or "agc"}
 
 
-def resolved_init(settings: ConvertSettings, recipe: Recipe, *, same_network: bool) -> dict[str, object]:
+def resolved_init(
+    settings: ConvertSettings, recipe: Recipe, *, same_network: bool, random_fits: Callable[[], bool]
+) -> dict[str, object]:
     """Return where the student's weights start, if that was left open.
 
     The teacher's weights are ahead on short schedules, and random ones at the end of a long one.
@@ -119,12 +121,15 @@ def resolved_init(settings: ConvertSettings, recipe: Recipe, *, same_network: bo
         settings: what was asked for.
         recipe: of the data.
         same_network: whether the teacher's weights fit the student.
+        random_fits: whether the architecture is of the kind that was measured from random weights; asked if it matters.
     """
     if settings.init:
         return {}
+    if not same_network:
+        return {"init": "scratch"}
     longest = recipe.scratch_epochs
-    short = longest is None or (settings.epochs or recipe.epochs) < longest
-    return {"init": "teacher" if same_network and short else "scratch"}
+    long = longest is not None and (settings.epochs or recipe.epochs) >= longest
+    return {"init": "scratch" if long and random_fits() else "teacher"}
 
 
 def resolved_equalize(settings: ConvertSettings, *, depthwise: bool) -> dict[str, object]:

@@ -4,7 +4,7 @@ import pytest
 
 from ann2snn_distill.config import ConvertSettings, FitSettings
 from ann2snn_distill.neurons.equations import IF, LIF
-from ann2snn_distill.pipeline.students import neuron_model
+from ann2snn_distill.pipeline.students import learns_from_random, neuron_model
 from ann2snn_distill.recipes import (
     FEW_SMALL,
     LARGE,
@@ -42,7 +42,7 @@ def test_what_was_given_stays():
     assert not {"lr", "cutmix", "cutout", "aa", "epochs"} & resolved.keys()
     assert resolved["amp"] is resolved["torchcompile"] is True
     for same in (True, False):
-        assert resolved_init(settings, SMALL, same_network=same) == {}
+        assert resolved_init(settings, SMALL, same_network=same, random_fits=never_asked) == {}
 
 
 def test_gradients_are_clipped_under_full_coverage_or_where_a_way_is_named():
@@ -66,8 +66,8 @@ def test_a_depthwise_teachers_channels_are_equalised():
 def test_a_student_starts_from_weights_that_fit_it():
     settings = ConvertSettings(model="resnet18")
     for recipe in (FEW_SMALL, LARGE):
-        assert resolved_init(settings, recipe, same_network=True) == {"init": "teacher"}
-        assert resolved_init(settings, recipe, same_network=False) == {"init": "scratch"}
+        assert resolved_init(settings, recipe, same_network=True, random_fits=never_asked) == {"init": "teacher"}
+        assert resolved_init(settings, recipe, same_network=False, random_fits=never_asked) == {"init": "scratch"}
 
 
 def test_a_long_schedule_of_small_images_starts_from_random_weights_and_a_short_one_from_the_teachers():
@@ -75,8 +75,22 @@ def test_a_long_schedule_of_small_images_starts_from_random_weights_and_a_short_
     starts = {249: "teacher", 250: "scratch", None: "scratch"}  # None: the recipe's own epochs
     for epochs, start in starts.items():
         asked = settings.model_copy(update={"epochs": epochs})
-        assert resolved_init(asked, SMALL, same_network=True) == {"init": start}
-        assert resolved_init(asked, SMALL, same_network=False) == {"init": "scratch"}
+        assert resolved_init(asked, SMALL, same_network=True, random_fits=lambda: True) == {"init": start}
+        assert resolved_init(asked, SMALL, same_network=True, random_fits=lambda: False) == {"init": "teacher"}
+        assert resolved_init(asked, SMALL, same_network=False, random_fits=never_asked) == {"init": "scratch"}
+
+
+def never_asked():
+    raise AssertionError("the network was built for nothing")
+
+
+@pytest.mark.parametrize(
+    ("model", "fits"),
+    [("resnet18", True), ("vgg11_bn", True), ("densenet121", True), ("vgg11", False), ("mobilenetv2_035", False),
+     ("convnext_atto", False), ("test_vit", False), ("nobody", False)],
+)  # fmt: skip
+def test_random_weights_are_for_convolutions_with_batch_norms(model, fits):
+    assert learns_from_random(ConvertSettings(model=model), img_size=32) is fits
 
 
 @pytest.mark.parametrize(("neuron", "model"), [("lif", LIF._replace(v_init=0.25)), ("if", IF)])

@@ -23,7 +23,13 @@ from ann2snn_distill.pipeline.memory import USABLE, StepMemory, in_pieces, step_
 from ann2snn_distill.pipeline.outputs import check_output, check_same_run, resolve_output
 from ann2snn_distill.pipeline.refusing import check_equalized, check_fit, check_spans, refuse_twice
 from ann2snn_distill.pipeline.starting import check_start, found_neuron
-from ann2snn_distill.pipeline.students import convert_network, guide_network, is_same_network, student_module
+from ann2snn_distill.pipeline.students import (
+    convert_network,
+    guide_network,
+    is_same_network,
+    learns_from_random,
+    student_module,
+)
 from ann2snn_distill.pipeline.teachers import (
     execution_of,
     images_a_step,
@@ -174,7 +180,13 @@ def dataset_of(settings: NetworkSettings) -> Dataset:
 def settled(settings: ConvertSettings, dataset: Dataset, device: torch.device) -> ConvertSettings:
     """Return `settings` with every default filled in that data and device decide."""
     recipe = recipe_for(img_size=dataset.img_size, images=len(dataset.train))
-    settings = settings.model_copy(update=resolved_init(settings, recipe, same_network=is_same_network(settings)))
+    start = resolved_init(
+        settings,
+        recipe,
+        same_network=is_same_network(settings),
+        random_fits=lambda: learns_from_random(settings, img_size=dataset.img_size),
+    )
+    settings = settings.model_copy(update=start)
     fit = resolved_fit(settings, recipe, img_size=dataset.img_size, cuda=device.type == "cuda")
     measures = {"img_size": dataset.img_size, "dataset": _lasting_name(str(settings.dataset))}
     neuron = resolved_neuron(settings, found_neuron(settings))

@@ -1,21 +1,26 @@
 """Building the student: from settings and a teacher, or from a file's header."""
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
+from timm.layers import RmsNorm, RmsNorm2d
 from torch import Tensor, nn
 
 from ann2snn_distill.checkpoint import NeuronHeader, SnnHeader
 from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.conversion.calibration import activation_names, thresholds_of_ann, thresholds_of_snn
 from ann2snn_distill.conversion.canonical import average_pooled
-from ann2snn_distill.conversion.equalizing import equalize
+from ann2snn_distill.conversion.equalizing import equalize, has_depthwise
 from ann2snn_distill.conversion.network import Partitioned, partitioned
 from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
 from ann2snn_distill.distillation.branches import named_cuts
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.neurons.equations import NeuronModel
 from ann2snn_distill.pipeline.decays import decays_of
-from ann2snn_distill.teacher import LoadedNetwork, build_network, rebuilt_network, resolve_model_name
+from ann2snn_distill.teacher import LoadedNetwork, build_blueprint, build_network, rebuilt_network, resolve_model_name
+
+_OTHER_NORMS = (nn.LayerNorm, nn.GroupNorm, RmsNorm, RmsNorm2d)
 
 
 def student_network(
@@ -47,6 +52,27 @@ def guide_network(settings: ConvertSettings, teacher: LoadedNetwork) -> Partitio
 def is_same_network(settings: ConvertSettings) -> bool:
     """Return whether the student has the teacher's architecture: none was named, or the same however written."""
     return settings.student is None or resolve_model_name(settings.student) == resolve_model_name(settings.model)
+
+
+def learns_from_random(settings: ConvertSettings, *, img_size: int) -> bool:
+    """Return whether the architecture is of the kind whose students were trained from random weights.
+
+    Those are convolutional networks with batch norms and no other, and without depthwise convolutions. One that cannot
+    be built is not; it is refused elsewhere, with its reason.
+    """
+    return _learns_from_random(settings.model, json.dumps(settings.model_kwargs, default=str), img_size)
+
+
+@lru_cache(maxsize=256)
+def _learns_from_random(name: str, model_kwargs: str, img_size: int) -> bool:
+    keywords = json.loads(model_kwargs)
+    try:
+        network = build_blueprint(name, classes=2, img_size=img_size, stem="keep", model_kwargs=keywords)
+    except (UsageError, BadInputError):
+        return False
+    kinds = [type(module) for module in network.modules()]
+    normed = any(issubclass(kind, nn.BatchNorm2d) for kind in kinds)
+    return normed and not any(issubclass(kind, _OTHER_NORMS) for kind in kinds) and not has_depthwise(network)
 
 
 def _cuts(settings: ConvertSettings) -> tuple[str, ...]:
