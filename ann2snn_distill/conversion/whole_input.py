@@ -1,7 +1,7 @@
 """Convolutions whose kernel is as large as their input, computed as the linear layers that they are.
 
 vgg's classifier is one: 7x7 over 7x7, 512 to 4,096 channels. cuDNN's gradient of such a weight is far from a matrix
-product's speed (docs/performance.md).
+product's speed (docs/experiments.md).
 """
 
 from typing import Any
