@@ -13,8 +13,9 @@ from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.files import file_digest
 from ann2snn_distill.pipeline.machine import choose_device
 from ann2snn_distill.pipeline.outputs import FREE_SETTINGS
-from ann2snn_distill.pipeline.planning import dataset_of, settled
+from ann2snn_distill.pipeline.planning import dataset_of
 from ann2snn_distill.pipeline.refusing import check_fit, check_spans
+from ann2snn_distill.pipeline.settling import settled
 from ann2snn_distill.teacher import resolve_model_name
 
 _DIGITS = 10

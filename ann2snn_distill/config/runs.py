@@ -134,7 +134,8 @@ class ConvertSettings(NetworkSettings, FitSettings):
     init: Start | None = Field(
         None,
         description="where the student's weights start: teacher, scratch, or a student.safetensors to go on from "
-        "(default: scratch for a long schedule of small images, else teacher, if it has the teacher's architecture)",
+        "(default: teacher, if it has the teacher's architecture; scratch for convolutions with batch norms, small "
+        "images and 250 epochs or more)",
     )
     equalize: bool | None = Field(
         None,

@@ -12,7 +12,7 @@ from ann2snn_distill.config import ConvertSettings, FitSettings, NetworkSettings
 from ann2snn_distill.conversion.equalizing import has_depthwise
 from ann2snn_distill.conversion.network import Partitioned
 from ann2snn_distill.data.batches import device_bytes
-from ann2snn_distill.data.datasets import NAMES, Dataset, load_dataset
+from ann2snn_distill.data.datasets import Dataset, load_dataset
 from ann2snn_distill.distillation.branches import Position, choose_positions
 from ann2snn_distill.errors import BadInputError, UnsupportedModelError, UsageError
 from ann2snn_distill.events import Note, Observer
@@ -22,14 +22,9 @@ from ann2snn_distill.pipeline.machine import choose_device, device_name, memory_
 from ann2snn_distill.pipeline.memory import USABLE, StepMemory, in_pieces, step_memory
 from ann2snn_distill.pipeline.outputs import check_output, check_same_run, resolve_output
 from ann2snn_distill.pipeline.refusing import check_equalized, check_fit, check_spans, refuse_twice
-from ann2snn_distill.pipeline.starting import check_start, found_neuron
-from ann2snn_distill.pipeline.students import (
-    convert_network,
-    guide_network,
-    is_same_network,
-    learns_from_random,
-    student_module,
-)
+from ann2snn_distill.pipeline.settling import settled
+from ann2snn_distill.pipeline.starting import check_start
+from ann2snn_distill.pipeline.students import convert_network, guide_network, is_same_network, student_module
 from ann2snn_distill.pipeline.teachers import (
     execution_of,
     images_a_step,
@@ -37,14 +32,7 @@ from ann2snn_distill.pipeline.teachers import (
     piece_of,
     teacher_epochs,
 )
-from ann2snn_distill.recipes import (
-    recipe_for,
-    resolved_clip,
-    resolved_equalize,
-    resolved_fit,
-    resolved_init,
-    resolved_neuron,
-)
+from ann2snn_distill.recipes import resolved_equalize
 from ann2snn_distill.reporting.inspection import Inspection
 from ann2snn_distill.teacher import LoadedNetwork, check_rebuild, local_form, resolve_model_name
 
@@ -175,27 +163,6 @@ def dataset_of(settings: NetworkSettings) -> Dataset:
         download=settings.download,
         skip_bad_images=settings.skip_bad_images,
     )
-
-
-def settled(settings: ConvertSettings, dataset: Dataset, device: torch.device) -> ConvertSettings:
-    """Return `settings` with every default filled in that data and device decide."""
-    recipe = recipe_for(img_size=dataset.img_size, images=len(dataset.train))
-    start = resolved_init(
-        settings,
-        recipe,
-        same_network=is_same_network(settings),
-        random_fits=lambda: learns_from_random(settings, img_size=dataset.img_size),
-    )
-    settings = settings.model_copy(update=start)
-    fit = resolved_fit(settings, recipe, img_size=dataset.img_size, cuda=device.type == "cuda")
-    measures = {"img_size": dataset.img_size, "dataset": _lasting_name(str(settings.dataset))}
-    neuron = resolved_neuron(settings, found_neuron(settings))
-    return settings.model_copy(update={**fit, **resolved_clip(settings), **neuron, **measures})
-
-
-def _lasting_name(dataset: str) -> str:
-    """Return a name that `eval` finds from any folder: a data set's own, or the whole path of a folder."""
-    return dataset if dataset in NAMES else str(Path(dataset).resolve())
 
 
 def plan(settings: ConvertSettings, observe: Observer) -> dict[str, Any]:

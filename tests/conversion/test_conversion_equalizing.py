@@ -10,6 +10,7 @@ from ann2snn_distill.conversion.calibration import thresholds_of_ann
 from ann2snn_distill.conversion.channels import channel_thresholds_of_ann
 from ann2snn_distill.conversion.equalizing import equalize, has_depthwise
 from ann2snn_distill.conversion.network import partitioned
+from ann2snn_distill.conversion.whole_input import WholeInputConv2d
 from ann2snn_distill.neurons.equations import NeuronModel
 from ann2snn_distill.neurons.temporal import unroll_neuron
 
@@ -67,6 +68,26 @@ def test_an_ann_of_relus_computes_the_same_and_its_channels_agree(name, keywords
     torch.testing.assert_close(logits(sites), before, rtol=1e-3, atol=1e-4 * float(before.std()))
     fresh = built(name, **keywords)
     assert spread(sites, names, thresholds) < 0.7 * spread(fresh, names, thresholds)
+
+
+class Whole(nn.Sequential):
+    """A convolution over its whole input between two activations."""
+
+    feature_info = ()
+
+
+def test_a_product_over_the_whole_input_is_read_and_made_like_a_convolution():
+    torch.manual_seed(0)
+    whole = WholeInputConv2d(6, 8, 32)
+    model = unequal(
+        Whole(
+            nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), whole, nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)
+        )
+    )
+    sites = partitioned(model, img_size=32).sites
+    before, thresholds = logits(sites), thresholds_of_ann(sites, images(), T, neuron=IF)
+    assert set(equalize(sites, images(), T, thresholds=thresholds, neuron=IF)) == set(thresholds)
+    torch.testing.assert_close(logits(sites), before, rtol=1e-3, atol=1e-4 * float(before.std()))
 
 
 class Clipped(nn.Module):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ann2snn_distill.conversion.folding import folded
-from ann2snn_distill.conversion.network import partitioned
+from ann2snn_distill.conversion.network import StagedAnn, partitioned
 from ann2snn_distill.conversion.whole_input import WholeInputConv2d, WholeInputs
 from ann2snn_distill.teacher.networks import build_network
 
@@ -69,7 +69,11 @@ def test_a_norm_behind_one_is_folded_into_it():
     torch.manual_seed(0)
     network = Folds(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
     network[3].running_mean.uniform_(-1, 1)
-    network = linearized(network.eval(), torch.randn(1, 3, 4, 4))
-    teacher = folded(partitioned(network, img_size=4), dtype=torch.float32)
+    x_BCHW = torch.randn(2, 3, 4, 4)
+    network = linearized(network.eval(), x_BCHW)
+    parts = partitioned(network, img_size=4)
+    teacher, plain = folded(parts, dtype=torch.float32), StagedAnn(parts).eval()
+    for found, wanted in zip(teacher.features(x_BCHW), plain.features(x_BCHW), strict=True):
+        torch.testing.assert_close(found, wanted)
     norms = [module for module in teacher.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms == []
