@@ -67,7 +67,7 @@ def _left_behind(scores: Sequence[BranchScore], student_top1: float) -> Iterator
         if student_top1 - score.top1 > _APART:
             yield (
                 f"the branch {score.name} is left behind: {score.top1:.2f} %, the student {student_top1:.2f} %; "
-                "its guidance may mislead, so try other --branches, or a higher --alpha"
+                "its guidance may mislead, so try other --branches"
             )
 
 
