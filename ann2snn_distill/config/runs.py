@@ -161,6 +161,11 @@ class ConvertSettings(NetworkSettings, FitSettings):
         description="norm: of all gradients together; agc: of each channel's over its weights' "
         "(default: norm, under full coverage agc)",
     )
+    sam: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description="radius of sharpness-aware minimisation, 0 is off: a step goes by a second gradient, taken so far "
+        "uphill of the weights, and costs twice as much",
+    )
     val_interval: Positive = Field(1, description="epochs between accuracies on the held-out share; the last has one")
     resume: NameOrPath | None = Field(None, description="auto, or the output folder of the run to go on with")
     min_accuracy: Percent | None = Field(None, description="gate: the student's top-1, percent")
@@ -185,6 +190,8 @@ class ConvertSettings(NetworkSettings, FitSettings):
         for name in ("learn_decay", "stage_decays"):
             if self.neuron_name == "if" and getattr(self, name):
                 raise ValueError(f"{name} belongs to lif, as an if neuron keeps its whole membrane; give --neuron lif")
+        if self.sam and self.amp_dtype == "float16":
+            raise ValueError("sam has no way back from a float16 gradient that overflows; give --amp-dtype bfloat16")
         if self.learn_decay and self.decay in (0.0, 1.0):
             raise ValueError("learn_decay starts strictly between 0 and 1; give another decay")
         if self.resume is not None and self.overwrite:

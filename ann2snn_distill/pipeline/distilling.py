@@ -78,7 +78,7 @@ class Distillation:
             modules["branches"] = self.branches
         return train_state(
             modules, opt=settings.opt, weight_decay=settings.weight_decay, average_decay=settings.model_ema,
-            scaled=execution_of(settings, self.run.device).scaled, clip=clip,
+            scaled=execution_of(settings, self.run.device).scaled, clip=clip, radius=settings.sam,
         )  # fmt: skip
 
     def begin(self) -> None:

@@ -49,7 +49,7 @@ def step_memory(
     sampled: bool = False,
     learn_decay: bool = False,
     opt: str = "sgd",
-    averaged: bool = False,
+    copies: int = 0,
     data_bytes: int = 0,
 ) -> StepMemory:
     """Estimate the peak of a training step: weights, gradients, optimiser, activations, data.
@@ -64,14 +64,14 @@ def step_memory(
         sampled: whether each image takes one of the branches.
         learn_decay: whether the student's neurons learn their decays.
         opt: sgd or adamw.
-        averaged: whether a moving average of the weights is kept.
+        copies: of the student's weights: a moving average, and the place that a gradient uphill is taken from.
         data_bytes: images that lie on the device.
     """
     cuda = execution.device.type == "cuda"
     fast = cuda and execution.compiled
     own = parameters_of(student)
     trained = own + _projected(student, teacher, positions)
-    moved = 4 * (trained * (2 if opt == "sgd" else 3) + own * averaged)  # weights, the optimiser's moments, the average
+    moved = 4 * (trained * (2 if opt == "sgd" else 3) + own * copies)  # weights, the optimiser's moments, copies
     copy = 2 if execution.amp else 0
     fixed = data_bytes + moved * (2 if fast else 1) + trained * (4 + copy)  # a capture is preceded by a snapshot
     if method == "hybrid":

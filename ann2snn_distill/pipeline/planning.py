@@ -125,7 +125,7 @@ def _memory(
             sampled=settings.sampled_branches,
             learn_decay=bool(settings.learn_decay),
             opt=settings.opt,
-            averaged=settings.model_ema > 0,
+            copies=(settings.model_ema > 0) + (settings.sam > 0),
             data_bytes=device_bytes(dataset.train),
         )
         for method in methods

@@ -19,6 +19,9 @@ MOMENTUM = 0.9
 _LEAST_SCALE = 1.0
 """Gradients that overflow even without a scale will do so for ever: halving it further would hide a divergence."""
 
+_SHORTEST = 1e-12
+"""A gradient that is shorter, of all weights together, has no direction to go."""
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -51,6 +54,8 @@ class TrainState:
         average: name -> averaged tensor of the first module's state; empty when off.
         average_decay: share of the average kept per update.
         clip: what gradients are shortened to before an update, or None.
+        radius: of sharpness-aware minimisation (Foret et al. 2021, arXiv 2010.01412), 0 without: how far uphill the
+            gradient is taken by which the weights move.
         scaler: of float16's gradients, or None. It halves its scale and leaves the weights alone where a gradient is
             not finite, and doubles it after 2,000 steps without one, all on the device and without waiting for it.
     """
@@ -61,6 +66,7 @@ class TrainState:
     average_decay: float
     scaler: GradScaler | None = None
     clip: Clip | None = None
+    radius: float = 0.0
 
     @property
     def network(self) -> nn.Module:
@@ -75,6 +81,26 @@ class TrainState:
     def scaled(self, loss: Tensor) -> Tensor:
         """Return the loss that is differentiated: times the scale of the gradients, if there is one."""
         return loss if self.scaler is None else self.scaler.scale(loss)
+
+    @contextmanager
+    def uphill(self) -> Iterator[None]:
+        """Let the network have weights that lie `radius` along its gradients, which are dropped.
+
+        On leaving, it has its own weights and statistics again, to the last bit.
+        """
+        live = [tensor for _, tensor in _floating(self.network)]
+        saved = [tensor.clone() for tensor in live]
+        learnt: list[Tensor] = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in learnt if parameter.grad is not None]
+        length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        with torch.no_grad():
+            way = torch._foreach_mul(gradients, self.radius / length.clamp_min(_SHORTEST))
+            torch._foreach_add_(learnt, list(way))
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(live, saved)
 
     def update(self) -> None:
         """Move the weights by their gradients, which `scaled` has scaled, at most `clip` long; adapt the scale."""
@@ -161,6 +187,7 @@ def train_state(
     average_decay: float = 0.0,
     scaled: bool = False,
     clip: Clip | None = None,
+    radius: float = 0.0,
 ) -> TrainState:
     """Build the optimiser (no weight decay on norms and biases) and the moving average.
 
@@ -171,6 +198,7 @@ def train_state(
         average_decay: 0 switches the average off.
         scaled: whether gradients are float16's, and so the loss is scaled for them.
         clip: what gradients are shortened to, or None.
+        radius: of sharpness-aware minimisation; 0 without.
     """
     parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
     device = parameters[0].device
@@ -192,7 +220,7 @@ def train_state(
         optimizer.state[parameter] = _fresh_state(parameter, opt)
     network = next(iter(modules.values()))
     average = {name: value.detach().clone() for name, value in _floating(network)} if average_decay else {}
-    return TrainState(modules, optimizer, average, average_decay, _scaler(device) if scaled else None, clip)
+    return TrainState(modules, optimizer, average, average_decay, _scaler(device) if scaled else None, clip, radius)
 
 
 def _scaler(device: torch.device) -> GradScaler:

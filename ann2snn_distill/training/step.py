@@ -97,7 +97,7 @@ def plain_step(
 
     Args:
         objective: the loss parts of a batch.
-        state: what is updated.
+        state: what is updated; where it has a radius, by a second gradient, uphill, whose losses are not counted.
         totals: where the loss parts are added.
         amp: autocast; membranes, statistics and losses stay in float32.
         device: where it runs.
@@ -105,13 +105,19 @@ def plain_step(
         dtype: autocast's.
     """
 
-    def step(x: Tensor, target_BK: Tensor) -> None:
-        state.optimizer.zero_grad(set_to_none=True)
+    def differentiate(x: Tensor, target_BK: Tensor, count: Callable[[dict[str, Tensor]], None]) -> None:
         for piece, piece_target in zip(x.chunk(pieces), target_BK.chunk(pieces), strict=True):
             with torch.autocast(device.type, dtype, enabled=amp):
                 parts = objective(piece, piece_target)
             state.scaled(parts["loss"] / pieces).backward()
-            totals.add({name: value.detach() / pieces for name, value in parts.items()})
+            count({name: value.detach() / pieces for name, value in parts.items()})
+
+    def step(x: Tensor, target_BK: Tensor) -> None:
+        state.optimizer.zero_grad(set_to_none=True)
+        differentiate(x, target_BK, totals.add)
+        if state.radius:
+            with state.uphill():
+                differentiate(x, target_BK, lambda parts: None)
         state.update()
         state.update_average()
 

@@ -43,7 +43,7 @@ def test_the_fixed_part_is_the_weights_as_they_are_trained(opt, averaged):
     network = network_of("test_resnet", 16)
     positions = choose_positions(network.stages, network.stages, "auto", same_network=True)
     memory = step_memory(
-        "hybrid", network, network, positions=positions, timesteps=2, execution=CPU, opt=opt, averaged=averaged
+        "hybrid", network, network, positions=positions, timesteps=2, execution=CPU, opt=opt, copies=int(averaged)
     )
     teacher = StagedAnn(network)
     student = SpikingNetwork(

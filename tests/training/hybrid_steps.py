@@ -20,7 +20,7 @@ IF = NeuronModel(1.0, 0.5, "soft", 1.0)
 TIMESTEPS, BATCH = 4, 16
 
 
-def made(dtype, device, *, size, fast, autocast=None, neuron=LIF, learn_decay=False, clip=None):
+def made(dtype, device, *, size, fast, autocast=None, neuron=LIF, learn_decay=False, clip=None, radius=0.0):
     """A fresh hybrid objective and its state, always the same; plain, or fused with a folded teacher."""
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=10).eval()
@@ -45,7 +45,9 @@ def made(dtype, device, *, size, fast, autocast=None, neuron=LIF, learn_decay=Fa
     )
     modules = {"student": student.body, "branches": branches}
     scaled = autocast is torch.float16
-    state = train_state(modules, opt="sgd", weight_decay=5e-4, average_decay=0.9, scaled=scaled, clip=clip)
+    state = train_state(
+        modules, opt="sgd", weight_decay=5e-4, average_decay=0.9, scaled=scaled, clip=clip, radius=radius
+    )
     state.set_learning_rate(0.05)
     if scaled:
         state.tensors()["scaler.scale"].fill_(256.0)  # none of these steps overflows

@@ -30,10 +30,14 @@ def together(gradients):
     return torch.cat([gradient.flatten().double() for gradient in gradients.values()])
 
 
-@pytest.mark.parametrize("clip", [None, Clip(0.5), Clip(0.01, "agc")], ids=["whole", "norm", "agc"])
-def test_a_captured_step_equals_the_plain_one(clip):
-    plain, losses, _ = trained(torch.float32, **SAME, compiled=False, clip=clip)
-    captured, again, _ = trained(torch.float32, **SAME, compiled=False, captured=True, clip=clip)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"clip": Clip(0.5)}, {"clip": Clip(0.01, "agc")}, {"radius": 0.05}],
+    ids=["whole", "norm", "agc", "uphill"],
+)
+def test_a_captured_step_equals_the_plain_one(options):
+    plain, losses, _ = trained(torch.float32, **SAME, compiled=False, **options)
+    captured, again, _ = trained(torch.float32, **SAME, compiled=False, captured=True, **options)
     for line, other in zip(losses, again, strict=True):
         assert other == pytest.approx(line, rel=1e-6)
     for name, tensor in plain.items():
