@@ -96,6 +96,7 @@ def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: 
         "warmup_epochs": 0.05 * epochs,
         "amp": cuda,
         "torchcompile": cuda,
+        "cuda_graph": cuda,
         "aa": recipe.aa,
         "cutout": round(recipe.cutout * img_size),
         "cutmix": recipe.cutmix,

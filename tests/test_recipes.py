@@ -40,7 +40,7 @@ def test_what_was_given_stays():
     settings = ConvertSettings(model="resnet18", lr=0.3, cutmix=0.0, cutout=4, aa="none", epochs=7, init="scratch")
     resolved = resolved_fit(settings, SMALL, img_size=32, cuda=True)
     assert not {"lr", "cutmix", "cutout", "aa", "epochs"} & resolved.keys()
-    assert resolved["amp"] is resolved["torchcompile"] is True
+    assert resolved["amp"] is resolved["torchcompile"] is resolved["cuda_graph"] is True
     for same in (True, False):
         assert resolved_init(settings, SMALL, same_network=same, random_fits=never_asked) == {}
 

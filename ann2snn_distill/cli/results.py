@@ -67,7 +67,7 @@ def benchmark(found: Benchmark) -> Iterator[RenderableType]:
     precision = f"{found.amp_dtype} autocast" if found.amp else "float32"
     yield (
         f"{found.model}, {found.img_size} px, {found.classes} classes, branches {', '.join(found.branches) or '-'}, "
-        f"{precision}, {'compiled' if found.compiled else 'not compiled'}"
+        f"{precision}, {'compiled' if found.compiled else 'not compiled'}{', captured' if found.captured else ''}"
     )
     yield f"{found.device}, torch {found.versions['torch']}, {found.steps} timed steps a row"
     columns = (

@@ -78,6 +78,9 @@ class BenchSettings(Frozen):
     amp: bool | None = Field(None, description="autocast (default: on a GPU)")
     amp_dtype: AmpDtypeName = Field("bfloat16", description="autocast's type")
     torchcompile: bool | None = Field(None, description="compile the step (default: on a GPU)")
+    cuda_graph: bool | None = Field(
+        None, description="record the step once and replay it from a CUDA graph (default: on a GPU)"
+    )
 
     @property
     def timestep_counts(self) -> tuple[int, ...]:

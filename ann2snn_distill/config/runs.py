@@ -74,6 +74,9 @@ class FitSettings(Frozen):
     amp: bool | None = Field(None, description="autocast (default: on a GPU)")
     amp_dtype: AmpDtypeName = Field("bfloat16", description="autocast's type")
     torchcompile: bool | None = Field(None, description="compile the step (default: on a GPU)")
+    cuda_graph: bool | None = Field(
+        None, description="record the step once and replay it from a CUDA graph (default: on a GPU)"
+    )
     deterministic: bool = Field(False, description="deterministic algorithms, slower")
     aa: AutoAugmentName | None = Field(None, description="augmentation policy (default: by data set)")
     cutout: Annotated[int, Field(ge=0)] | None = Field(

@@ -57,7 +57,13 @@ def bench(settings: BenchSettings, observe: Observer) -> Benchmark:
     settings = _resolved(settings)
     device = choose_device(settings.device)
     dtype = AUTOCAST_DTYPES[settings.amp_dtype]
-    execution = Execution(device, bool(settings.amp), bool(settings.torchcompile), dtype=dtype)
+    execution = Execution(
+        device,
+        amp=bool(settings.amp),
+        compiled=bool(settings.torchcompile),
+        captured=bool(settings.cuda_graph),
+        dtype=dtype,
+    )
     cases, data = list(_cases(settings)), bench_data(settings)
     observe(PhaseStarted(f"bench {settings.model}", total=len(cases)))
     rows: list[StepTime] = []
@@ -76,7 +82,7 @@ def bench(settings: BenchSettings, observe: Observer) -> Benchmark:
     return Benchmark(
         model=settings.model, img_size=settings.img_size or 0, classes=settings.classes, branches=branches,
         steps=settings.steps, amp=execution.amp, amp_dtype=settings.amp_dtype if execution.amp else None,
-        compiled=execution.compiled, device=device_name(device), versions=versions(),
+        compiled=execution.compiled, captured=execution.replayed, device=device_name(device), versions=versions(),
         rows=tuple(_with_ratio(row, rows) for row in rows), data=data_rows,
     )  # fmt: skip
 
@@ -92,6 +98,7 @@ def _resolved(settings: BenchSettings) -> BenchSettings:
             "stem": stem,
             "amp": cuda if settings.amp is None else settings.amp,
             "torchcompile": cuda if settings.torchcompile is None else settings.torchcompile,
+            "cuda_graph": cuda if settings.cuda_graph is None else settings.cuda_graph,
         }
     )
 

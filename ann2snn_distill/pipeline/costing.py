@@ -12,7 +12,7 @@ from ann2snn_distill.recipes import LARGE, SMALL, SMALL_IMAGE
 from ann2snn_distill.reporting.inspection import TrainingCost
 from ann2snn_distill.training.step import Execution
 
-_ON_A_GPU = Execution(torch.device("cuda"), amp=True, compiled=True)
+_ON_A_GPU = Execution(torch.device("cuda"), amp=True, compiled=True, captured=True)
 """How `convert` runs a step on a GPU unless told otherwise; no GPU is asked for."""
 
 

@@ -19,7 +19,10 @@ USABLE = 0.9
 _WORKSPACE_MIB = 100
 """What CUDA's libraries take for themselves: ResNet-18's measured peaks less what is counted (docs/performance.md)."""
 _PLAIN = 2.5
-"""Activations of the plain step over those of the compiled one: measured 2.1 at T=4, 3.2 at T=16."""
+"""Activations of the plain step over those of the compiled one: measured 2.1 at T=4, 3.2 at T=16.
+
+A step that is captured and not compiled takes less than the plain one, how much less was not measured.
+"""
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,13 @@ def step_memory(
         data_bytes: images that lie on the device.
     """
     cuda = execution.device.type == "cuda"
-    fast = cuda and execution.compiled
     own = parameters_of(student)
     trained = own + _projected(student, teacher, positions)
     moved = 4 * (trained * (2 if opt == "sgd" else 3) + own * copies)  # weights, the optimiser's moments, copies
     copy = 2 if execution.amp else 0
-    fixed = data_bytes + moved * (2 if fast else 1) + trained * (4 + copy)  # a capture is preceded by a snapshot
+    fixed = (
+        data_bytes + moved * (2 if execution.replayed else 1) + trained * (4 + copy)
+    )  # a capture is preceded by a snapshot
     if method == "hybrid":
         fixed += parameters_of(teacher) * (4 + copy)
     entries = [position.teacher for position in positions]
@@ -87,7 +91,10 @@ def step_memory(
         learn_decay=learn_decay,
     )
     width = 2 if execution.amp else 4
-    return StepMemory(fixed / MIB + (_WORKSPACE_MIB if cuda else 0), values * width * (1.0 if fast else _PLAIN) / MIB)
+    return StepMemory(
+        fixed / MIB + (_WORKSPACE_MIB if cuda else 0),
+        values * width * (1.0 if cuda and execution.compiled else _PLAIN) / MIB,
+    )
 
 
 def parameters_of(network: Partitioned) -> int:

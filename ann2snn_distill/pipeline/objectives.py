@@ -37,7 +37,7 @@ def spans_of(
     programs, guide = _programs(student, execution), _guide(settings, branches, execution)
     spans = []
     if first:
-        quantized = student.in_quantized_training(fused=_is_fast(execution))
+        quantized = student.in_quantized_training(fused=execution.fast)
         spans.append(Span(first, _by_rates(settings, quantized, branches, guide)))
     if settings.epochs > first + last:
         spans.append(Span(settings.epochs - first - last, _by_method(settings, programs, branches, guide)))
@@ -51,8 +51,9 @@ def objective_of(
 ) -> Objective:
     """Return the objective of `settings.method`, in the form that is fastest where it runs.
 
-    Compiled on CUDA, norms and sums run inside their neuron's operation, and under autocast guidance comes from a
-    folded copy of the teacher in autocast's dtype; everywhere else the plain programs and the teacher itself are used.
+    Compiled or captured on CUDA, norms and sums run inside their neuron's operation, and under autocast guidance comes
+    from a folded copy of the teacher in autocast's dtype; everywhere else the plain programs and the teacher itself are
+    used.
     """
     return _by_method(settings, _programs(student, execution), branches, _guide(settings, branches, execution))
 
@@ -93,18 +94,14 @@ def _at_every_timestep(settings: ConvertSettings, programs: Programs, guide: Sta
 
 
 def _programs(student: SpikingNetwork, execution: Execution) -> Programs:
-    return student.in_training_fused if _is_fast(execution) else student.in_training
-
-
-def _is_fast(execution: Execution) -> bool:
-    return execution.compiled and execution.device.type == "cuda"
+    return student.in_training_fused if execution.fast else student.in_training
 
 
 def _guide(settings: ConvertSettings, branches: HybridBranches, execution: Execution) -> StagedAnn | None:
     """Return the teacher as guidance runs it, None where there is no guidance."""
     if settings.method != "hybrid":
         return None
-    if _is_fast(execution) and execution.amp:
+    if execution.fast and execution.amp:
         return folded(branches.teacher.network, dtype=execution.dtype)
     return branches.teacher
 

@@ -118,7 +118,14 @@ def augmentation_of(settings: FitSettings, dataset: Dataset) -> Augmentation:
 def execution_of(settings: FitSettings, device: torch.device) -> Execution:
     """Return how steps of resolved settings run."""
     dtype = AUTOCAST_DTYPES[settings.amp_dtype]
-    return Execution(device, bool(settings.amp), bool(settings.torchcompile), settings.grad_accum_steps, dtype)
+    return Execution(
+        device,
+        amp=bool(settings.amp),
+        compiled=bool(settings.torchcompile),
+        captured=bool(settings.cuda_graph),
+        pieces=settings.grad_accum_steps,
+        dtype=dtype,
+    )
 
 
 def piece_of(settings: FitSettings) -> int:

@@ -59,6 +59,7 @@ class Benchmark(_Part):
     amp: bool
     amp_dtype: AmpDtypeName | None = Field(description="autocast's type; null without")
     compiled: bool
+    captured: bool = Field(description="whether steps are replayed from a CUDA graph")
     device: str
     versions: dict[str, str]
     rows: tuple[StepTime, ...]

@@ -23,7 +23,8 @@ class Execution:
     Attributes:
         device: where they run.
         amp: whether under autocast.
-        compiled: whether compiled, and on CUDA captured.
+        compiled: whether compiled.
+        captured: whether recorded once and replayed, which CUDA alone can do.
         pieces: of a batch, whose gradients are averaged.
         dtype: autocast's.
     """
@@ -31,6 +32,7 @@ class Execution:
     device: torch.device
     amp: bool
     compiled: bool
+    captured: bool = False
     pieces: int = 1
     dtype: torch.dtype = torch.bfloat16
 
@@ -38,6 +40,16 @@ class Execution:
     def scaled(self) -> bool:
         """Whether gradients are so narrow in range that the loss is scaled for them."""
         return self.amp and self.dtype is torch.float16
+
+    @property
+    def replayed(self) -> bool:
+        """Whether steps are replayed from a CUDA graph."""
+        return self.captured and self.device.type == "cuda"
+
+    @property
+    def fast(self) -> bool:
+        """Whether networks run in their fast form, neurons with all that drives them as one kernel."""
+        return self.device.type == "cuda" and (self.compiled or self.captured)
 
 
 _WARMUP_STEPS = 3
@@ -140,7 +152,7 @@ def ready_step(
         objective: the loss parts of a batch, not compiled.
         state: what is updated.
         totals: where the loss parts are added.
-        how: device, precision, compilation, pieces.
+        how: device, precision, compilation, capture, pieces.
         x: an example batch; every later one has its shape and layout.
         target_BK: its targets.
         note: told what compiling took.
@@ -149,11 +161,11 @@ def ready_step(
         torch.compiler.reset()  # every objective shares its code, which is compiled eight times and then run as it is
         objective = torch.compile(objective, dynamic=False)
     step = plain_step(objective, state, totals, amp=how.amp, device=how.device, pieces=how.pieces, dtype=how.dtype)
-    if not (how.compiled and x.is_cuda):
+    if not how.replayed:
         return step
     started = time.perf_counter()
     step = captured_step(step, state, totals, x=x, target_BK=target_BK)
-    note(f"step compiled and captured in {time.perf_counter() - started:.0f} s")
+    note(f"step {'compiled and ' if how.compiled else ''}captured in {time.perf_counter() - started:.0f} s")
     return step
 
 

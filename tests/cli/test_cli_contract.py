@@ -16,8 +16,8 @@ NETWORK = (
 )
 FIT = (
     "--epochs --teacher-epochs --batch-size --lr --weight-decay --opt --warmup-epochs --grad-accum-steps "
-    "--amp --no-amp --amp-dtype --torchcompile --no-torchcompile --deterministic --aa --cutout --mixup "
-    "--cutmix --mixup-prob --mixup-off-epoch --smoothing --model-ema --checkpoint-interval "
+    "--amp --no-amp --amp-dtype --torchcompile --no-torchcompile --cuda-graph --no-cuda-graph --deterministic --aa "
+    "--cutout --mixup --cutmix --mixup-prob --mixup-off-epoch --smoothing --model-ema --checkpoint-interval "
 )
 FLAGS = {
     "convert": NETWORK
@@ -34,7 +34,7 @@ FLAGS = {
     "batch": "--output --jobs --devices --retry-failed --dry-run --json",
     "bench": "--timesteps --batch-size --method --steps --img-size --classes --model-kwargs --stem --neuron --branches "
     "--sampled-branches --dataset --data-dir --workers --device --amp --no-amp --amp-dtype --torchcompile "
-    "--no-torchcompile --json",
+    "--no-torchcompile --cuda-graph --no-cuda-graph --json",
     "env": "--json",
 }
 

@@ -29,7 +29,7 @@ def test_every_case_has_a_row_and_its_ratio_to_the_ann():
     for once, thrice in zip(found.rows[:6:2], found.rows[1:6:2], strict=True):
         assert ann_row.weighted_mib_per_image <= once.weighted_mib_per_image < thrice.weighted_mib_per_image
         assert ann_row.other_mib_per_image < once.other_mib_per_image < thrice.other_mib_per_image
-    assert (found.steps, found.compiled, found.device) == (3, False, "cpu")
+    assert (found.steps, found.compiled, found.captured, found.device) == (3, False, False, "cpu")
     assert (found.amp, found.amp_dtype) == (False, None)
 
 

@@ -16,7 +16,7 @@ from ann2snn_distill.teacher import build_network
 from ann2snn_distill.training.state import train_state
 from ann2snn_distill.training.step import Execution
 
-GPU = Execution(torch.device("cuda"), amp=True, compiled=True)
+GPU = Execution(torch.device("cuda"), amp=True, compiled=True, captured=True)
 CPU = Execution(torch.device("cpu"), amp=False, compiled=False)
 TEN_A_IMAGE = StepMemory(fixed_mib=100.0, image_mib=10.0)
 

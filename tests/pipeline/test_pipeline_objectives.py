@@ -1,5 +1,6 @@
 """From settings to the objectives of a training's epochs."""
 
+import pytest
 import timm
 import torch
 
@@ -8,11 +9,25 @@ from ann2snn_distill.conversion.network import StagedAnn, partitioned
 from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
 from ann2snn_distill.distillation.branches import HybridBranches, choose_positions
 from ann2snn_distill.neurons.equations import LIF
+from ann2snn_distill.neurons.fused import observe_terms
 from ann2snn_distill.pipeline.objectives import spans_of
 from ann2snn_distill.training.fit import Execution
 
-FAST = Execution(torch.device("cuda"), amp=True, compiled=True)
-PLAIN = Execution(torch.device("cpu"), amp=False, compiled=False)
+CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+FAST = [
+    Execution(CUDA, amp=True, compiled=compiled, captured=captured)
+    for compiled, captured in ((True, True), (True, False), (False, True))
+]
+PLAIN = [
+    Execution(CPU, amp=False, compiled=False),
+    Execution(CPU, amp=True, compiled=True, captured=True),
+    Execution(CUDA, amp=True, compiled=False),
+]
+
+
+def is_fused(objective):
+    """Whether norms and sums run inside their neuron's operation."""
+    return any(node.target is observe_terms for pair in objective.programs.pairs for node in pair.observe.graph.nodes)
 
 
 def objectives(execution, method):
@@ -28,17 +43,24 @@ def objectives(execution, method):
     return [span.objective for span in spans], branches.teacher
 
 
-def test_all_spans_of_a_training_are_guided_by_one_teacher():
-    (first, middle, last), teacher = objectives(PLAIN, "hybrid")
+@pytest.mark.parametrize("execution", PLAIN)
+def test_all_spans_of_a_training_are_guided_by_one_teacher(execution):
+    (first, middle, last), teacher = objectives(execution, "hybrid")
     assert first.guide is middle.guide is last.guide is teacher
-    (first, middle, last), teacher = objectives(FAST, "hybrid")
+    assert not is_fused(middle)
+
+
+@pytest.mark.parametrize("execution", FAST)
+def test_all_spans_of_a_fast_training_are_guided_by_one_folded_teacher(execution):
+    (first, middle, last), teacher = objectives(execution, "hybrid")
     assert first.guide is middle.guide is last.guide
     assert first.guide is not teacher
     assert {parameter.dtype for parameter in first.guide.parameters()} == {torch.bfloat16}
+    assert is_fused(middle)
 
 
 def test_without_guidance_no_span_has_a_teacher():
-    for execution in (PLAIN, FAST):
+    for execution in (*PLAIN, *FAST):
         for method in ("rate", "bptt"):
             found, _ = objectives(execution, method)
             assert all(getattr(objective, "guide", None) is None for objective in found)

@@ -62,10 +62,12 @@ def batches(dtype, device, *, size, steps):
         yield x, F.one_hot(torch.randint(10, (BATCH,), generator=generator), 10).float().to(device)
 
 
-def trained(dtype, device, *, size, steps, compiled, captured=False, autocast=None, **student):
+def trained(dtype, device, *, size, steps, compiled, captured=False, fused=None, autocast=None, **student):
     """Make some steps; return the state, the loss parts of each step, and the gradients of the last by name."""
     torch.compiler.reset()
-    objective, state = made(dtype, device, size=size, fast=compiled, autocast=autocast, **student)
+    objective, state = made(
+        dtype, device, size=size, fast=compiled if fused is None else fused, autocast=autocast, **student
+    )
     totals = LossTotals(device)
     objective = torch.compile(objective, dynamic=False) if compiled else objective
     how = {"amp": autocast is not None, "dtype": autocast or torch.bfloat16}

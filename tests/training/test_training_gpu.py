@@ -81,11 +81,13 @@ def test_a_captured_step_that_overflows_halves_the_scale_without_waiting_for_the
     assert any(not torch.equal(state.tensors()[name], before[name]) for name in learnt)
 
 
+@pytest.mark.parametrize("is_compiled", [False, True], ids=["captured", "compiled and captured"])
 @pytest.mark.parametrize("learn_decay", [False, True])
-def test_a_captured_and_compiled_step_equals_the_plain_one(learn_decay):
+def test_a_fast_step_equals_the_plain_one(learn_decay, is_compiled):
     """In float64, where no spike flips from another order of summation."""
     plain, losses, _ = trained(torch.float64, **SAME, compiled=False, learn_decay=learn_decay)
-    compiled, again, _ = trained(torch.float64, **SAME, compiled=True, captured=True, learn_decay=learn_decay)
+    options = {"compiled": is_compiled, "captured": True, "fused": True, "learn_decay": learn_decay}
+    compiled, again, _ = trained(torch.float64, **SAME, **options)
     for line, other in zip(losses, again, strict=True):
         assert other == pytest.approx(line, rel=1e-5)
     for name, tensor in plain.items():
@@ -163,13 +165,16 @@ def test_a_measurement_that_waits_for_the_device_is_made_batch_by_batch():
     assert torch.ones(3, device=CUDA).sum() == 3  # the device is as usable as before
 
 
-PLAIN = {"torchcompile": False, "amp": False}
+CAPTURED = {"torchcompile": False, "amp": False}
+PLAIN = CAPTURED | {"cuda_graph": False}
 EXACT = {"deterministic": True}
 HALF = EXACT | {"amp_dtype": "float16"}
 
 
 @pytest.mark.parametrize(
-    "changes", [EXACT | PLAIN, EXACT, HALF, {}], ids=["plain", "compiled and captured", "float16", "default"]
+    "changes",
+    [EXACT | PLAIN, EXACT | CAPTURED, EXACT, HALF, {}],
+    ids=["plain", "captured", "compiled and captured", "float16", "default"],
 )
 @pytest.mark.parametrize(("kind", "after"), [(EpochDone, 2), (StepsDone, 3)], ids=["after an epoch", "within one"])
 def test_a_resumed_run_equals_an_uninterrupted_one_on_cuda(tmp_path, monkeypatch, changes, kind, after):
