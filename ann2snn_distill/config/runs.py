@@ -166,8 +166,8 @@ class ConvertSettings(NetworkSettings, FitSettings):
     )
     sam: Annotated[float, Field(ge=0)] = Field(
         0.0,
-        description="radius of sharpness-aware minimisation, 0 is off: a step goes by a second gradient, taken so far "
-        "uphill of the weights, and costs twice as much",
+        description="radius of sharpness-aware minimisation, 0 is off: a step goes by the gradient so far uphill of "
+        "the weights; a quarter of its images, taken first, say which way that is",
     )
     val_interval: Positive = Field(1, description="epochs between accuracies on the held-out share; the last has one")
     resume: NameOrPath | None = Field(None, description="auto, or the output folder of the run to go on with")

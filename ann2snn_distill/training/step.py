@@ -52,6 +52,9 @@ class Execution:
         return self.device.type == "cuda" and (self.compiled or self.captured)
 
 
+_UPHILL_SHARE = 4
+"""One image in so many finds the way uphill: as good as all of them, at a quarter of the cost (arXiv 2110.08529)."""
+
 _WARMUP_STEPS = 3
 """Steps before a capture, so that every lazy initialisation is over (PyTorch's notes on CUDA graphs)."""
 
@@ -109,7 +112,8 @@ def plain_step(
 
     Args:
         objective: the loss parts of a batch.
-        state: what is updated; where it has a radius, by a second gradient, uphill, whose losses are not counted.
+        state: what is updated. Where it has a radius, the first of the images say which way is uphill, and their losses
+            are the ones that are counted.
         totals: where the loss parts are added.
         amp: autocast; membranes, statistics and losses stay in float32.
         device: where it runs.
@@ -117,7 +121,7 @@ def plain_step(
         dtype: autocast's.
     """
 
-    def differentiate(x: Tensor, target_BK: Tensor, count: Callable[[dict[str, Tensor]], None]) -> None:
+    def differentiate(x: Tensor, target_BK: Tensor, pieces: int, count: Callable[[dict[str, Tensor]], None]) -> None:
         for piece, piece_target in zip(x.chunk(pieces), target_BK.chunk(pieces), strict=True):
             with torch.autocast(device.type, dtype, enabled=amp):
                 parts = objective(piece, piece_target)
@@ -126,10 +130,13 @@ def plain_step(
 
     def step(x: Tensor, target_BK: Tensor) -> None:
         state.optimizer.zero_grad(set_to_none=True)
-        differentiate(x, target_BK, totals.add)
         if state.radius:
+            some = max(len(x) // _UPHILL_SHARE, min(len(x), 2))  # a batch norm may need two
+            differentiate(x[:some], target_BK[:some], max(pieces // _UPHILL_SHARE, 1), totals.add)
             with state.uphill():
-                differentiate(x, target_BK, lambda parts: None)
+                differentiate(x, target_BK, pieces, lambda parts: None)
+        else:
+            differentiate(x, target_BK, pieces, totals.add)
         state.update()
         state.update_average()
 
