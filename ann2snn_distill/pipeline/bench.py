@@ -26,12 +26,13 @@ from ann2snn_distill.pipeline.machine import choose_device, device_name
 from ann2snn_distill.pipeline.memory import MIB, step_memory
 from ann2snn_distill.pipeline.objectives import objective_of
 from ann2snn_distill.pipeline.students import neuron_model
+from ann2snn_distill.pipeline.teachers import execution_of
 from ann2snn_distill.recipes import resolved_neuron
 from ann2snn_distill.reporting.benchmark import Benchmark, BenchMethod, StepTime
 from ann2snn_distill.reporting.versions import versions
 from ann2snn_distill.teacher import build_network, resolve_model_name
 from ann2snn_distill.training.state import TrainState, train_state
-from ann2snn_distill.training.step import AUTOCAST_DTYPES, Execution, LossTotals, ready_step
+from ann2snn_distill.training.step import Execution, LossTotals, ready_step
 from ann2snn_distill.training.timing import Timing, time_step
 
 _LEARNING_RATE = 1e-3
@@ -56,14 +57,7 @@ def bench(settings: BenchSettings, observe: Observer) -> Benchmark:
     """
     settings = _resolved(settings)
     device = choose_device(settings.device)
-    dtype = AUTOCAST_DTYPES[settings.amp_dtype]
-    execution = Execution(
-        device,
-        amp=bool(settings.amp),
-        compiled=bool(settings.torchcompile),
-        captured=bool(settings.cuda_graph),
-        dtype=dtype,
-    )
+    execution = execution_of(settings, device)
     cases, data = list(_cases(settings)), bench_data(settings)
     observe(PhaseStarted(f"bench {settings.model}", total=len(cases)))
     rows: list[StepTime] = []

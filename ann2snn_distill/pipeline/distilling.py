@@ -27,8 +27,9 @@ from ann2snn_distill.pipeline.students import guide_network
 from ann2snn_distill.pipeline.teacher_cache import Taught
 from ann2snn_distill.pipeline.teachers import augmentation_of, execution_of, images_a_step, interval_of, piece_of
 from ann2snn_distill.training.fit import Conclude, EpochMetrics, FitResult, Plan, Schedule, fit
+from ann2snn_distill.training.gradients import Clip
 from ann2snn_distill.training.resume import ResumeFolder
-from ann2snn_distill.training.state import Clip, TrainState, train_state
+from ann2snn_distill.training.state import TrainState, train_state
 
 _CALIBRATION_IMAGES = 256
 _PROBE_IMAGES = 64

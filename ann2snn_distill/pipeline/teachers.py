@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ann2snn_distill.config import FitSettings, NetworkSettings
+from ann2snn_distill.config import BenchSettings, FitSettings, NetworkSettings
 from ann2snn_distill.data.batches import Augmentation, train_batches
 from ann2snn_distill.data.datasets import Dataset
 from ann2snn_distill.distillation.objectives import AnnObjective
@@ -115,16 +115,15 @@ def augmentation_of(settings: FitSettings, dataset: Dataset) -> Augmentation:
     )
 
 
-def execution_of(settings: FitSettings, device: torch.device) -> Execution:
+def execution_of(settings: FitSettings | BenchSettings, device: torch.device) -> Execution:
     """Return how steps of resolved settings run."""
-    dtype = AUTOCAST_DTYPES[settings.amp_dtype]
     return Execution(
         device,
         amp=bool(settings.amp),
         compiled=bool(settings.torchcompile),
         captured=bool(settings.cuda_graph),
-        pieces=settings.grad_accum_steps,
-        dtype=dtype,
+        pieces=settings.grad_accum_steps if isinstance(settings, FitSettings) else 1,
+        dtype=AUTOCAST_DTYPES[settings.amp_dtype],
     )
 
 

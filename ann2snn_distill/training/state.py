@@ -3,45 +3,21 @@
 In place, because a captured step knows the tensors by address; and by name, because a restart reads them back.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from timm.utils.agc import adaptive_clip_grad
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
-from torch.nn.utils import clip_grad_norm_
+
+from ann2snn_distill.training.gradients import Clip, go_uphill
 
 MOMENTUM = 0.9
 
 _LEAST_SCALE = 1.0
 """Gradients that overflow even without a scale will do so for ever: halving it further would hide a divergence."""
-
-_SHORTEST = 1e-12
-"""A gradient that is shorter, of all weights together, has no direction to go."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """How long gradients may be.
-
-    Attributes:
-        most: the norm of all together; under `agc` that of a channel's over its weights' norm.
-        mode: norm, or agc (adaptive gradient clipping, Brock et al. 2021, arXiv 2102.06171), which leaves the layers
-            alone whose gradients do not explode.
-    """
-
-    most: float
-    mode: Literal["norm", "agc"] = "norm"
-
-    def shorten(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Shorten the parameters' gradients in place, without waiting for the device."""
-        if self.mode == "agc":
-            adaptive_clip_grad(parameters, self.most)
-        else:
-            clip_grad_norm_(parameters, self.most)
 
 
 @dataclass(frozen=True)
@@ -90,12 +66,7 @@ class TrainState:
         """
         live = [tensor for _, tensor in _floating(self.network)]
         saved = [tensor.clone() for tensor in live]
-        learnt: list[Tensor] = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
-        gradients = [parameter.grad for parameter in learnt if parameter.grad is not None]
-        length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        with torch.no_grad():
-            way = torch._foreach_mul(gradients, self.radius / length.clamp_min(_SHORTEST))
-            torch._foreach_add_(learnt, list(way))
+        go_uphill([p for p in self.network.parameters() if p.grad is not None], self.radius)
         self.optimizer.zero_grad(set_to_none=True)
         try:
             yield

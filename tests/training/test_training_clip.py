@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ann2snn_distill.training.state import MOMENTUM, Clip, train_state
+from ann2snn_distill.training.gradients import Clip
+from ann2snn_distill.training.state import MOMENTUM, train_state
 
 
 def moved(clip, *, scaled, length):

@@ -18,7 +18,7 @@ from ann2snn_distill.evaluation.totals import totals_over
 from ann2snn_distill.events import EpochDone, PhaseStarted, StepsDone, silent
 from ann2snn_distill.pipeline.guards import deterministic
 from ann2snn_distill.training import loop as looping
-from ann2snn_distill.training.state import Clip
+from ann2snn_distill.training.gradients import Clip
 from ann2snn_distill.training.step import LossTotals, captured_step, plain_step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]  # the compiler's own warnings are not ours
