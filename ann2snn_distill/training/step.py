@@ -1,8 +1,10 @@
 """One training step, pure: loss parts, backward, update. Plain, compiled, or captured in a CUDA graph."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Timer
 from types import MappingProxyType
 
 import torch
@@ -54,6 +56,9 @@ class Execution:
 
 _UPHILL_SHARE = 4
 """One image in so many finds the way uphill: as good as all of them, at a quarter of the cost (arXiv 2110.08529)."""
+
+_SLOW_SECONDS = 60.0
+"""ResNet-18 compiles in less; a network of hundreds of layers does not."""
 
 _WARMUP_STEPS = 3
 """Steps before a capture, so that every lazy initialisation is over (PyTorch's notes on CUDA graphs)."""
@@ -171,9 +176,26 @@ def ready_step(
     if not how.replayed:
         return step
     started = time.perf_counter()
-    step = captured_step(step, state, totals, x=x, target_BK=target_BK)
+    with _told_if_slow(note, how.compiled):
+        step = captured_step(step, state, totals, x=x, target_BK=target_BK)
     note(f"step {'compiled and ' if how.compiled else ''}captured in {time.perf_counter() - started:.0f} s")
     return step
+
+
+@contextmanager
+def _told_if_slow(note: Callable[[str], None], compiled: bool) -> Iterator[None]:
+    """Say, once and from a thread of its own, that a compilation takes long, and what can be done about it."""
+    if not compiled:
+        yield
+        return
+    text = f"the step still compiles after {_SLOW_SECONDS:.0f} s; --no-torchcompile starts at once, at a lower speed"
+    timer = Timer(_SLOW_SECONDS, note, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def captured_step(step: Step, state: TrainState, totals: LossTotals, *, x: Tensor, target_BK: Tensor) -> Step:
