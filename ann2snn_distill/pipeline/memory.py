@@ -21,7 +21,7 @@ _WORKSPACE_MIB = 100
 _PLAIN = 2.5
 """Activations of the plain step over those of the compiled one: measured 2.1 at T=4, 3.2 at T=16.
 
-A step that is captured and not compiled takes less than the plain one, how much less was not measured.
+It is taken for a step that is captured and not compiled, too, of which nothing was measured yet.
 """
 
 
@@ -75,9 +75,8 @@ def step_memory(
     trained = own + _projected(student, teacher, positions)
     moved = 4 * (trained * (2 if opt == "sgd" else 3) + own * copies)  # weights, the optimiser's moments, copies
     copy = 2 if execution.amp else 0
-    fixed = (
-        data_bytes + moved * (2 if execution.replayed else 1) + trained * (4 + copy)
-    )  # a capture is preceded by a snapshot
+    snapshot = moved if execution.replayed else 0  # precedes a capture
+    fixed = data_bytes + moved + snapshot + trained * (4 + copy)
     if method == "hybrid":
         fixed += parameters_of(teacher) * (4 + copy)
     entries = [position.teacher for position in positions]

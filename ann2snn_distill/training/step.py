@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from threading import Timer
 from types import MappingProxyType
@@ -136,8 +136,9 @@ def plain_step(
     def step(x: Tensor, target_BK: Tensor) -> None:
         state.optimizer.zero_grad(set_to_none=True)
         if state.radius:
-            some = max(len(x) // _UPHILL_SHARE, min(len(x), 2))  # a batch norm may need two
-            differentiate(x[:some], target_BK[:some], max(pieces // _UPHILL_SHARE, 1), totals.add)
+            parts = max(pieces // _UPHILL_SHARE, 1)
+            some = min(max(len(x) // _UPHILL_SHARE, 2), parts * (len(x) // pieces))  # a batch norm may need two
+            differentiate(x[:some], target_BK[:some], parts, totals.add)
             with state.uphill():
                 differentiate(x, target_BK, pieces, lambda parts: None)
         else:
@@ -176,18 +177,15 @@ def ready_step(
     if not how.replayed:
         return step
     started = time.perf_counter()
-    with _told_if_slow(note, how.compiled):
+    with _told_if_slow(note) if how.compiled else nullcontext():
         step = captured_step(step, state, totals, x=x, target_BK=target_BK)
     note(f"step {'compiled and ' if how.compiled else ''}captured in {time.perf_counter() - started:.0f} s")
     return step
 
 
 @contextmanager
-def _told_if_slow(note: Callable[[str], None], compiled: bool) -> Iterator[None]:
+def _told_if_slow(note: Callable[[str], None]) -> Iterator[None]:
     """Say, once and from a thread of its own, that a compilation takes long, and what can be done about it."""
-    if not compiled:
-        yield
-        return
     text = f"the step still compiles after {_SLOW_SECONDS:.0f} s; --no-torchcompile starts at once, at a lower speed"
     timer = Timer(_SLOW_SECONDS, note, [text])
     timer.daemon = True
