@@ -13,6 +13,21 @@ _REFERENCE_BATCH = 128
 
 
 @dataclass(frozen=True)
+class RandomStart:
+    """What differs for a student that starts from random weights.
+
+    Attributes:
+        from_epochs: a student that has so many starts from random weights where that is left open; None for never.
+        epochs: of distillation, where that is left open; None as for others.
+        sgd_decay: weight decay of SGD; None as for others.
+    """
+
+    from_epochs: int | None = None
+    epochs: int | None = None
+    sgd_decay: float | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Defaults of one kind of data.
 
@@ -26,7 +41,7 @@ class Recipe:
         sgd_decay: weight decay of SGD.
         adamw_decay: weight decay of AdamW.
         copied_lr: share of the learning rate for a student that starts from its teacher's weights, or a student's.
-        scratch_epochs: a student that has so many starts from random weights; None for never.
+        random: what differs for a student that starts from random weights.
         aa: augmentation policy.
         cutout: side of the erased square over the image's side.
         cutmix: its beta parameter.
@@ -42,7 +57,7 @@ class Recipe:
     sgd_decay: float
     adamw_decay: float
     copied_lr: float
-    scratch_epochs: int | None
+    random: RandomStart
     aa: AutoAugmentName
     cutout: float
     cutmix: float
@@ -51,19 +66,20 @@ class Recipe:
 
 FEW_SMALL = Recipe(
     epochs=16, teacher_epochs=12, tuning_epochs=6, batch_size=32, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
-    adamw_decay=0.05, copied_lr=1.0, scratch_epochs=None, aa="none", cutout=0.0, cutmix=0.0, crop_padding=1 / 8,
+    adamw_decay=0.05, copied_lr=1.0, random=RandomStart(), aa="none", cutout=0.0, cutmix=0.0, crop_padding=1 / 8,
 )  # fmt: skip
 """Small images, fewer than 10,000 of them."""
 
 SMALL = Recipe(
     epochs=300, teacher_epochs=300, tuning_epochs=20, batch_size=512, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
-    adamw_decay=0.05, copied_lr=0.25, scratch_epochs=250, aa="cifar10", cutout=0.0, cutmix=1.0, crop_padding=1 / 8,
+    adamw_decay=0.05, copied_lr=0.25, random=RandomStart(from_epochs=250, epochs=600, sgd_decay=2.5e-4),
+    aa="cifar10", cutout=0.0, cutmix=1.0, crop_padding=1 / 8,
 )  # fmt: skip
 """Small images such as CIFAR's."""
 
 LARGE = Recipe(
     epochs=30, teacher_epochs=90, tuning_epochs=5, batch_size=64, sgd_lr=0.05, adamw_lr=2e-4, sgd_decay=1e-4,
-    adamw_decay=0.05, copied_lr=1.0, scratch_epochs=None, aa="none", cutout=0.0, cutmix=0.0, crop_padding=0.0,
+    adamw_decay=0.05, copied_lr=1.0, random=RandomStart(), aa="none", cutout=0.0, cutmix=0.0, crop_padding=0.0,
 )  # fmt: skip
 """Images above 64 px: random resized crops."""
 
@@ -85,15 +101,17 @@ def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: 
     batch = settings.batch_size if isinstance(settings.batch_size, int) else recipe.batch_size
     sgd = settings.opt == "sgd"
     peak = (recipe.sgd_lr if sgd else recipe.adamw_lr) * batch * settings.grad_accum_steps / _REFERENCE_BATCH
+    epochs, decay = recipe.epochs, recipe.sgd_decay
     if isinstance(settings, ConvertSettings) and settings.init != "scratch":
         peak *= recipe.copied_lr
-    epochs = settings.epochs or recipe.epochs
+    elif isinstance(settings, ConvertSettings):
+        epochs, decay = recipe.random.epochs or epochs, recipe.random.sgd_decay or decay
     defaults: dict[str, object] = {
-        "epochs": recipe.epochs,
+        "epochs": epochs,
         "batch_size": batch,
         "lr": peak,
-        "weight_decay": recipe.sgd_decay if sgd else recipe.adamw_decay,
-        "warmup_epochs": 0.05 * epochs,
+        "weight_decay": decay if sgd else recipe.adamw_decay,
+        "warmup_epochs": 0.05 * (settings.epochs or epochs),
         "amp": cuda,
         "torchcompile": cuda,
         "cuda_graph": cuda,
@@ -128,8 +146,8 @@ def resolved_init(
         return {}
     if not same_network:
         return {"init": "scratch"}
-    longest = recipe.scratch_epochs
-    long = longest is not None and (settings.epochs or recipe.epochs) >= longest
+    enough = recipe.random.from_epochs
+    long = enough is not None and (settings.epochs is None or settings.epochs >= enough)
     return {"init": "scratch" if long and random_fits() else "teacher"}
 
 

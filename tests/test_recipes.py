@@ -36,6 +36,25 @@ def test_the_learning_rate_follows_the_images_a_step_and_the_start(recipe, opt):
     assert teacher["lr"] == pytest.approx(peak)
 
 
+@pytest.mark.parametrize("recipe", [FEW_SMALL, SMALL, LARGE], ids=["few", "small", "large"])
+def test_a_student_from_random_weights_of_small_images_trains_longer_and_decays_less(recipe):
+    def resolved(init, **given):
+        settings = ConvertSettings(model="resnet18", init=init, **given)
+        return resolved_fit(settings, recipe, img_size=32, cuda=False)
+
+    copied, random = resolved("teacher"), resolved("scratch")
+    teacher = resolved_fit(FitSettings(), recipe, img_size=32, cuda=False)
+    assert copied["epochs"] == teacher["epochs"] == recipe.epochs
+    assert copied["weight_decay"] == teacher["weight_decay"] == recipe.sgd_decay
+    expected = (600, 2.5e-4) if recipe is SMALL else (recipe.epochs, recipe.sgd_decay)
+    assert (random["epochs"], random["weight_decay"]) == expected
+    assert random["warmup_epochs"] == pytest.approx(0.05 * expected[0])
+    short = resolved("scratch", epochs=40)
+    assert "epochs" not in short
+    assert short["warmup_epochs"] == pytest.approx(2)
+    assert resolved("scratch", opt="adamw")["weight_decay"] == recipe.adamw_decay
+
+
 def test_what_was_given_stays():
     settings = ConvertSettings(model="resnet18", lr=0.3, cutmix=0.0, cutout=4, aa="none", epochs=7, init="scratch")
     resolved = resolved_fit(settings, SMALL, img_size=32, cuda=True)

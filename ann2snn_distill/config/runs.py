@@ -53,7 +53,7 @@ class NetworkSettings(Frozen):
 class FitSettings(Frozen):
     """Optimisation and augmentation, as timm names them: for the student, and for the teacher by `teacher_*`."""
 
-    epochs: Positive | None = Field(None, description="epochs of distillation (default: by data set)")
+    epochs: Positive | None = Field(None, description="epochs of distillation (default: by data set and start)")
     teacher_epochs: Positive | None = Field(
         None, description="epochs to train or fine-tune the teacher (default: by data set)"
     )
@@ -64,7 +64,7 @@ class FitSettings(Frozen):
         None, description="peak learning rate (default: by optimiser, batch size and start)"
     )
     weight_decay: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="decay of weights, none on norms and biases (default: by optimiser)"
+        None, description="decay of weights, none on norms and biases (default: by optimiser and start)"
     )
     opt: OptimizerName = Field("sgd", description="optimiser, of a teacher that is trained first, too")
     warmup_epochs: Annotated[float, Field(ge=0)] | None = Field(

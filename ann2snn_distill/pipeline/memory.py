@@ -21,7 +21,7 @@ _WORKSPACE_MIB = 100
 _PLAIN = 2.5
 """Activations of the plain step over those of the compiled one: measured 2.1 at T=4, 3.2 at T=16.
 
-It is taken for a step that is captured and not compiled, too, of which nothing was measured yet.
+It is taken for a step that is captured and not compiled, too: measured 1.04 for ResNet-18, of other norms nothing.
 """
 
 
