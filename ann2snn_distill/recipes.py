@@ -1,7 +1,7 @@
 """The default recipe for each kind of data, in this one place; docs/experiments.md says what was measured for it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ann2snn_distill.config import AutoAugmentName, ConvertSettings, FitSettings
 
@@ -83,6 +83,9 @@ LARGE = Recipe(
 )  # fmt: skip
 """Images above 64 px: random resized crops."""
 
+FEW_LARGE = replace(LARGE, epochs=100, tuning_epochs=10)
+"""Images above 64 px, fewer than 10,000 of them: as many steps as 30 epochs of 10,000 are for 3,000."""
+
 _CLIPPED_UNDER_FULL = {"agc": 0.05, "norm": 1.0}
 
 TUNING_LR = 0.1
@@ -91,9 +94,10 @@ TUNING_LR = 0.1
 
 def recipe_for(*, img_size: int, images: int) -> Recipe:
     """Return the recipe of a data set with so many training images of that side (pixels)."""
+    few = images < _FEW_IMAGES
     if img_size > SMALL_IMAGE:
-        return LARGE
-    return FEW_SMALL if images < _FEW_IMAGES else SMALL
+        return FEW_LARGE if few else LARGE
+    return FEW_SMALL if few else SMALL
 
 
 def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: bool) -> dict[str, object]:

@@ -1,10 +1,12 @@
 """Rewrite the generated parts of the pages.
 
-- `python docs/generate.py`: the tables of checkpoint-format.md, from the schemas;
+- `python docs/generate.py`: the tables of checkpoint-format.md, from the schemas, and that of quickstart.md, from the
+  recipes;
 - `snn-distill inspect --all --json > families.json`, then `python docs/generate.py families.json`: those of
   supported-models.md, from what was inspected.
 
-A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`; NAME is a model below, or Families.
+A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`; NAME is a model below, Families or
+Recipes.
 """
 
 import json
@@ -16,12 +18,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ann2snn_distill import recipes
 from ann2snn_distill.checkpoint import SnnHeader
 from ann2snn_distill.reporting.inspection import CoveredFate, Families, FamilyFate
 from ann2snn_distill.reporting.report import Report
 
 PAGE = Path(__file__).with_name("checkpoint-format.md")
 MODELS_PAGE = Path(__file__).with_name("supported-models.md")
+START_PAGE = Path(__file__).with_name("quickstart.md")
 
 MODELS: dict[str, type[BaseModel]] = {"SnnHeader": SnnHeader, "Report": Report}
 
@@ -122,9 +126,38 @@ def _covered(fate: CoveredFate) -> str:
     return f"{fate.neurons}, {100 * fate.share:.1f}"
 
 
+def with_recipes(page: str) -> str:
+    """Return `page` with the defaults of each kind of data written anew."""
+    return _PART.sub(lambda part: f"{part[1]}\n{_recipes()}\n{part[3]}", page)
+
+
+def _recipes() -> str:
+    kinds = {
+        "up to 64 px, fewer than 10,000": recipes.FEW_SMALL,
+        "up to 64 px": recipes.SMALL,
+        "larger, fewer than 10,000": recipes.FEW_LARGE,
+        "larger": recipes.LARGE,
+    }
+    head = (
+        "images", "epochs", "from random weights", "teacher", "fine-tuned teacher", "images a step",
+        "SGD's rate", "its decay", "policy", "CutMix",
+    )  # fmt: skip
+    rows = [head, ("---",) * len(head)]
+    rows += [
+        (
+            kind, recipe.epochs, recipe.random.epochs or recipe.epochs, recipe.teacher_epochs, recipe.tuning_epochs,
+            recipe.batch_size, f"{recipe.sgd_lr * recipe.batch_size / 128:g}", f"{recipe.sgd_decay:g}",
+            recipe.aa, "yes" if recipe.cutmix else "no",
+        )
+        for kind, recipe in kinds.items()
+    ]  # fmt: skip
+    return "\n".join([*(f"| {' | '.join(map(str, row))} |" for row in rows), ""])
+
+
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         inspected = Families.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
         MODELS_PAGE.write_text(with_families(MODELS_PAGE.read_text(encoding="utf-8"), inspected), encoding="utf-8")
     else:
         PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+        START_PAGE.write_text(with_recipes(START_PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -182,6 +182,12 @@ def test_the_tables_of_the_formats_are_those_of_the_schemas() -> None:
     assert generator().rewritten(page) == page, "the schemas changed: run `python docs/generate.py`"
 
 
+def test_the_table_of_defaults_is_the_recipes() -> None:
+    page = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    assert page.count("<!-- generated: Recipes -->") == page.count("<!-- end -->") == 1
+    assert generator().with_recipes(page) == page, "the recipes changed: run `python docs/generate.py`"
+
+
 def test_no_page_speaks_of_this_machine() -> None:
     for page in PAGES:
         assert not re.search(r"/(tmp|home|root)/", page.read_text(encoding="utf-8")), page.name
