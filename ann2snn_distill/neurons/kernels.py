@@ -63,6 +63,16 @@ def _timestep(
 
 
 @triton.jit
+def _place(rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """A program's rows (ROWS,) and columns (COLUMNS,), which of them there are, and their places, in 64 bits."""
+    across = tl.cdiv(columns, COLUMNS)
+    row = (tl.program_id(0) // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = (tl.program_id(0) % across) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (row < rows)[:, None] & (column < columns)[None, :]
+    return row, column, inside, row[:, None] * columns + column[None, :]
+
+
+@triton.jit
 def _drive_kernel(
     x_ptr, x_affine_ptr, y_ptr, y_affine_ptr, threshold_ptr, decay_ptr,
     emitted_ptr, value_ptr, slope_ptr, of_decay_ptr, x_mean_ptr, y_mean_ptr,
@@ -72,11 +82,7 @@ def _drive_kernel(
     T: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """See `fused.observe_drive`; RESET is 0 soft, 1 soft-detached, 2 hard."""
-    across = tl.cdiv(columns, COLUMNS)
-    row = (tl.program_id(0) // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    column = (tl.program_id(0) % across) * COLUMNS + tl.arange(0, COLUMNS)
-    inside = (row < rows)[:, None] & (column < columns)[None, :]
-    offset = row[:, None] * columns + column[None, :]
+    row, column, inside, offset = _place(rows, columns, ROWS, COLUMNS)
     if CHANNELS_LAST:
         channel, known = column[None, :], (column < columns)[None, :]
     else:
@@ -89,14 +95,15 @@ def _drive_kernel(
     zero = tl.zeros((ROWS, COLUMNS), WIDE)
     membrane, sensitivity, decay_sensitivity = zero + v_init * threshold, zero + 1, zero + v_init * threshold
     rate, gain, decay_gain, x_sum, y_sum, current = zero, zero, zero, zero, zero, zero
+    now = offset  # 64 bits wide, as a product of the 32-bit count and a timestep is not
     for t in tl.static_range(T):
         if not X_STATIC or t == 0:
-            x_values, x = _term(x_ptr, t * count + offset, inside, x_center, x_scale, x_shift, X_AFFINE, WIDE)
+            x_values, x = _term(x_ptr, now, inside, x_center, x_scale, x_shift, X_AFFINE, WIDE)
             x_sum += x_values
         current = x
         if HAS_Y:
             if not Y_STATIC or t == 0:
-                y_values, y = _term(y_ptr, t * count + offset, inside, y_center, y_scale, y_shift, Y_AFFINE, WIDE)
+                y_values, y = _term(y_ptr, now, inside, y_center, y_scale, y_shift, Y_AFFINE, WIDE)
                 y_sum += y_values
             current = x + y
         sensitivity_now, decay_sensitivity_now = sensitivity, decay_sensitivity
@@ -105,7 +112,8 @@ def _drive_kernel(
         )
         rate, gain = rate + spike, gain + sensitivity_now * h
         decay_gain += decay_sensitivity_now * h  # dead code where it is not stored
-        tl.store(emitted_ptr + t * count + offset, threshold * spike, inside)
+        tl.store(emitted_ptr + now, threshold * spike, inside)
+        now += count
     tl.store(value_ptr + offset, rate * (threshold / T), inside)
     tl.store(slope_ptr + offset, gain * (threshold / T), inside)
     if OWN_DECAY:

@@ -23,6 +23,7 @@ from ann2snn_distill.pipeline.refusing import check_fit
 from ann2snn_distill.pipeline.teachers import execution_of, load_teacher, ready_teacher
 from ann2snn_distill.recipes import recipe_for, resolved_fit
 from ann2snn_distill.teacher import LoadedNetwork
+from ann2snn_distill.teacher.normalisation import Normalisation
 
 TEACHER_FILE = "teacher.safetensors"
 
@@ -73,7 +74,7 @@ def _teach(settings: TeachSettings, observe: Observer) -> dict[str, Any]:
     accuracy = top1(module, batches)
     if target is not None:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-        content = save(tensors)
+        content = save(tensors, metadata=Normalisation(mean=network.mean, std=network.std).metadata())
         write_atomically(target, lambda path: path.write_bytes(content))
     return {
         "model": network.name,

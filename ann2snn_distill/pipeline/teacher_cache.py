@@ -16,6 +16,7 @@ from ann2snn_distill.data.datasets import Dataset, cache_dir
 from ann2snn_distill.events import Caution, Observer
 from ann2snn_distill.files import file_digest, remove_leftovers, write_atomically
 from ann2snn_distill.teacher import LoadedNetwork
+from ann2snn_distill.teacher.normalisation import Normalisation
 from ann2snn_distill.tensorfile import read_whole, tensors_digest
 from ann2snn_distill.training.resume import ResumeFolder
 
@@ -110,7 +111,8 @@ def write_cached(path: Path, taught: Taught) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().clone() for name, tensor in taught.network.module.state_dict().items()}
     text = json.dumps(summary)
-    content = save(tensors, metadata={_KEY: text, _CHECKSUM_KEY: tensors_digest(text, tensors)})
+    normalised = Normalisation(mean=taught.network.mean, std=taught.network.std).metadata()
+    content = save(tensors, metadata={_KEY: text, _CHECKSUM_KEY: tensors_digest(text, tensors), **normalised})
     remove_leftovers(path.parent, path.name)
     write_atomically(path, lambda target: target.write_bytes(content))
 

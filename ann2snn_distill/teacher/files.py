@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ann2snn_distill.errors import BadInputError
+from ann2snn_distill.teacher.normalisation import Normalisation, read_normalisation
 from ann2snn_distill.tensorfile import read_whole
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
@@ -30,11 +31,13 @@ class TensorFile:
         path: the file.
         tensors: by name, on the CPU, in the file's order.
         unwrapped: keys under which the tensors lay, joined by dots; None where they lay at the top.
+        normalisation: of the images that the weights were trained on, where the file says it.
     """
 
     path: Path
     tensors: Mapping[str, Tensor]
     unwrapped: str | None
+    normalisation: Normalisation | None = None
 
     @property
     def ordered(self) -> bool:
@@ -52,14 +55,15 @@ def read_tensors(path: Path) -> TensorFile:
     """
     _check_file(path)
     if path.suffix.lower() == ".safetensors":
-        tensors, unwrapped = _read_safetensors(path), None
+        (metadata, tensors), unwrapped = _read_safetensors(path), None
     else:
+        metadata = {}
         tensors, unwrapped = _unwrap(_read_pickle(path))
     if not tensors:
         raise BadInputError(f"{path} holds no tensors by name; give a file that holds a network's state_dict")
     for name, tensor in tensors.items():
         _check_tensor(path, name, tensor)
-    return TensorFile(path, tensors, unwrapped)
+    return TensorFile(path, tensors, unwrapped, read_normalisation(path, metadata))
 
 
 def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
@@ -95,14 +99,14 @@ def _near_files(path: Path) -> str:
     return f"{path.parent} holds {', '.join(names[:3])}" if names else f"{path.parent} holds no checkpoint"
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         metadata, tensors = read_whole(path)
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
     if "snn_distill" in metadata:
         raise BadInputError(f"{path} is an SNN of this program, not a teacher; use: snn-distill eval {path}")
-    return tensors
+    return metadata, tensors
 
 
 def _read_pickle(path: Path) -> Any:

@@ -11,13 +11,15 @@ from timm.models import model_entrypoint, split_model_name_tag
 from torch import nn
 
 from ann2snn_distill.errors import UsageError
-from ann2snn_distill.teacher.files import read_tensors
+from ann2snn_distill.teacher.files import TensorFile, read_tensors
 from ann2snn_distill.teacher.matching import Target, WeightMatch, match_by_name, match_by_order
 from ann2snn_distill.teacher.names import is_hub_name, resolve_model_name
 from ann2snn_distill.teacher.networks import Stem, classifier_names, create, fit_to_images
+from ann2snn_distill.teacher.normalisation import Normalisation
 from ann2snn_distill.teacher.renaming import Rename
 
 SMALL_IMAGE = 64  # pixels; up to here weights for photographs and strided stems are not the default
+_CHANNELS = 3
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ def load_network(
     """Build a timm network and give it timm's weights, a file's, or random ones.
 
     `pretrained` None means: for images above 64 px without a checkpoint. What is random comes from `seed` and
-    leaves torch's global generator as it was. Images are normalised as timm's weights want it where those, or
-    a checkpoint for images above 64 px, are loaded; otherwise by the data's mean and standard deviation.
+    leaves torch's global generator as it was. Images are normalised as a checkpoint says; as timm's weights want it
+    where those, or another checkpoint for images above 64 px, are loaded; otherwise by the data's mean and deviation.
 
     Raises:
         UsageError: an unknown name, a refused keyword or image size, flags that exclude each other.
@@ -87,13 +89,15 @@ def load_network(
     changes = fit_to_images(module, name=name, classes=classes, img_size=img_size, stem=asked, model_kwargs=kwargs)
     used: Stem = asked if changes or stem != "auto" else "keep"
     source = _timm_source(module, name) if fetch else "random"
-    if checkpoint is not None:
-        target = _target(module, name=name, classes=classes, stem=used)
-        match = _load_file(module, checkpoint, target=target, by_order=checkpoint_match == "order")
-        source = f"checkpoint:{checkpoint.name}"
-    mean, std = tuple(data_mean), tuple(data_std)
+    normalised = Normalisation(mean=tuple(data_mean), std=tuple(data_std))
     if fetch or (checkpoint is not None and large):
-        mean, std = _normalisation(module, mean, std)
+        normalised = _timm_normalisation(module) or normalised
+    if checkpoint is not None:
+        file = read_tensors(checkpoint)
+        target = _target(module, name=name, classes=classes, stem=used)
+        match = _load_file(module, file, target=target, by_order=checkpoint_match == "order")
+        source = f"checkpoint:{checkpoint.name}"
+        normalised = file.normalisation or normalised
     return LoadedNetwork(
         module=module,
         name=name,
@@ -101,8 +105,8 @@ def load_network(
         img_size=img_size,
         stem=used,
         model_kwargs=kwargs,
-        mean=mean,
-        std=std,
+        mean=normalised.mean,
+        std=normalised.std,
         source=source,
         trained=match is not None and not match.rebuilt,
         match=match,
@@ -120,8 +124,7 @@ def _target(module: nn.Module, *, name: str, classes: int, stem: Stem) -> Target
     )
 
 
-def _load_file(module: nn.Module, path: Path, *, target: Target, by_order: bool) -> WeightMatch:
-    file = read_tensors(path)
+def _load_file(module: nn.Module, file: TensorFile, *, target: Target, by_order: bool) -> WeightMatch:
     tensors, match = (match_by_order if by_order else match_by_name)(file, target)
     module.load_state_dict(tensors, strict=False)
     return match
@@ -161,10 +164,8 @@ def _timm_source(module: nn.Module, name: str) -> str:
     return f"timm:{tag or name}"
 
 
-def _normalisation(
-    module: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return timm's mean and deviation, or those given where the network's have other channels."""
-    config = getattr(module, "pretrained_cfg", None) or {}
-    theirs = tuple(config.get("mean") or ()), tuple(config.get("std") or ())
-    return theirs if len(theirs[0]) == len(mean) and len(theirs[1]) == len(std) else (mean, std)
+def _timm_normalisation(module: nn.Module) -> Normalisation | None:
+    """Return timm's mean and deviation, or None where they are not those of colour images."""
+    config: Mapping[str, Any] = getattr(module, "pretrained_cfg", None) or {}
+    mean, std = tuple(config.get("mean") or ()), tuple(config.get("std") or ())
+    return Normalisation(mean=mean, std=std) if len(mean) == len(std) == _CHANNELS else None

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,38 @@ def test_kernels_equal_the_plain_equations_when_interpreted():
     assert {case[1] for case in cases} == set(TOLERANCE)
     wrong = [case for case in cases if not case[3] <= TOLERANCE[case[1]]]
     assert not wrong, wrong[:5]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton has no build for this platform")
+def test_places_in_activations_of_more_than_two_thousand_million_values_do_not_wrap():
+    """By the compiler's text, without a device: the values of one timestep are counted in 32 bits, places in 64."""
+    text = _compiled(T=3, CHANNELS_LAST=True, RESET=1)
+    assert re.search(r"extsi %count\S* : i32 to i64", text)
+    assert not re.search(r"muli %count\S*, .* : i32", text)
+
+
+def _compiled(**constants):
+    from triton import compile as compiled
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.language import float32
+
+    from ann2snn_distill.neurons import kernels
+
+    constants |= dict.fromkeys(("y_ptr", "y_affine_ptr", "decay_ptr")) | {"X_AFFINE": True, "WIDE": float32}
+    constants |= dict.fromkeys(("X_STATIC", "HAS_Y", "Y_AFFINE", "Y_STATIC", "OWN_DECAY"), False)
+    constants |= {"ROWS": 8, "COLUMNS": 128}
+    counts = dict.fromkeys(("rows", "columns", "channels", "count"), "i32")
+    pointers = {name: "*bf16" for name in kernels._drive_kernel.arg_names if name.endswith("_ptr")}
+    pointers |= dict.fromkeys(("x_affine_ptr", "threshold_ptr"), "*fp32")
+    names = kernels._drive_kernel.arg_names
+    kinds = {**dict.fromkeys(names, "fp32"), **counts, **pointers, **dict.fromkeys(constants, "constexpr")}
+    source = ASTSource(
+        fn=kernels._drive_kernel,
+        signature={name: kinds[name] for name in names},
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+    )
+    return compiled(source, target=GPUTarget("cuda", 90, 32)).asm["ttir"]
 
 
 @pytest.mark.parametrize("static", [False, True])

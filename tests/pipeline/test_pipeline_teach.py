@@ -4,6 +4,7 @@ import json
 
 import timm
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 
@@ -24,6 +25,23 @@ def test_teach_writes_a_teacher_that_convert_takes_as_it_is(command, shades, tin
     twice = command("teach", "test_resnet", "--dataset", shades, *options.split(), *output)
     assert twice.code == 2
     assert "--overwrite" in twice.err
+
+
+def test_images_are_normalised_for_a_teachers_file_as_they_were_when_it_was_trained(command, shades, tmp_path):
+    options = "--img-size 72 --batch-size 12 --teacher-epochs 1 --device cpu --workers 0 --json"
+    done = command(
+        "teach", "test_resnet", "--dataset", shades, *options.split(), "--no-pretrained", "--output", tmp_path
+    )
+    assert done.code == 0, done.err
+    file = tmp_path / "teacher.safetensors"
+    again = command("teach", "test_resnet", "--dataset", shades, *options.split(), "--checkpoint", file)
+    assert again.code == 0, again.err
+    first, second = json.loads(done.out), json.loads(again.out)
+    assert second["epochs"] == 0
+    assert second["top1"] == first["top1"]
+    with safe_open(file, "pt") as opened:
+        said = json.loads(opened.metadata()["snn_distill_normalisation"])
+    assert said["mean"] != list(timm.create_model("test_resnet").pretrained_cfg["mean"])
 
 
 def test_convert_takes_the_teacher_that_teach_left_in_the_cache(command, shades, tiny, tmp_path):

@@ -3,10 +3,12 @@
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.teacher import build_blueprint, build_network, load_network, networks, rebuilt_network
+from ann2snn_distill.teacher.normalisation import Normalisation
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -188,3 +190,20 @@ def test_a_hub_network_has_a_name_and_arguments_that_need_no_hub(monkeypatch):
         {"stem_width": 8, "drop_rate": 0.1},
     )
     assert networks.local_form("resnet18", {"drop_rate": 0.1}) == ("resnet18", {"drop_rate": 0.1})
+
+
+@pytest.mark.parametrize("img_size", [32, 96])
+def test_a_file_says_how_its_images_are_normalised(tmp_path, img_size):
+    said = Normalisation(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    path = tmp_path / "teacher.safetensors"
+    save_file(load(img_size=img_size, stem="keep", pretrained=False).module.state_dict(), path, said.metadata())
+    loaded = load(img_size=img_size, stem="keep", checkpoint=path)
+    assert (loaded.mean, loaded.std) == (said.mean, said.std)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"mean": [0, 0, 0], "std": [1, 1, 0]}', '{"mean": [0], "std": [1]}', "x"])
+def test_a_normalisation_that_is_none_is_refused(tmp_path, text):
+    path = tmp_path / "teacher.safetensors"
+    save_file(build().state_dict(), path, {"snn_distill_normalisation": text})
+    with pytest.raises(BadInputError, match=r"damaged: its normalisation is none; copy it again"):
+        load(checkpoint=path)
