@@ -177,7 +177,8 @@ def choose_positions(
     """Resolve `--branches`: auto, none, or cut names separated by commas; early to late in the student.
 
     The student is cut at `named_cuts` before, and so is the teacher if it is the same network. Stages of different
-    networks are matched by reduction, and by depth among those of one reduction.
+    networks are matched by reduction, and by depth among those of one reduction; auto leaves out cuts without a
+    counterpart, if there are others.
 
     Raises:
         UsageError: a name that is no cut, or a cut without a counterpart in the teacher.
@@ -185,7 +186,12 @@ def choose_positions(
     cuts = [stage.name for stage in student[:-1]]
     features = [stage.name for stage in student[:-1] if stage.name != CLASSIFIER_CUT and not stage.named]
     positions = []
-    for name in default_branches(student) if wanted == "auto" else _names(wanted):
+    chosen = _names(wanted)
+    if wanted == "auto":
+        defaults = default_branches(student)
+        matched = [name for name in defaults if same_network or _alike(student[cuts.index(name)], teacher)]
+        chosen = tuple(matched or defaults)
+    for name in chosen:
         cut = features[-1] if name == HEAD_BRANCH and features else name
         if cut not in cuts:
             raise UsageError(f"no cut is named '{name}'; this student has {', '.join([*cuts, HEAD_BRANCH])}")

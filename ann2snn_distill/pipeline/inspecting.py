@@ -17,10 +17,9 @@ from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.events import Observer
 from ann2snn_distill.pipeline.costing import training_cost
 from ann2snn_distill.pipeline.students import student_network
-from ann2snn_distill.recipes import SMALL_IMAGE
 from ann2snn_distill.reporting.inspection import Inspection, LayerFate, StageFate
 from ann2snn_distill.reporting.report import CoverageResult
-from ann2snn_distill.teacher import build_blueprint, check_rebuild, resolve_model_name
+from ann2snn_distill.teacher import build_blueprint, check_rebuild, chosen_stem, resolve_model_name
 
 
 def inspect(target: str, *, settings: InspectSettings, observe: Observer) -> Inspection:
@@ -149,4 +148,4 @@ def network_form(
         configuration = timm.get_pretrained_cfg(name.removeprefix("timm/"))
         native = getattr(configuration, "input_size", None) or (3, 224, 224)
         img_size = int(model_kwargs.get("img_size", native[-1]))
-    return img_size, stem if stem != "auto" else ("small" if img_size <= SMALL_IMAGE else "keep")
+    return img_size, chosen_stem(stem, img_size=img_size)

@@ -13,6 +13,7 @@ from ann2snn_distill.data.batches import test_batches
 from ann2snn_distill.data.splits import Split
 from ann2snn_distill.evaluation.totals import exact_float32
 from ann2snn_distill.pipeline.machine import device_name
+from ann2snn_distill.recipes import SMALL_IMAGE
 from ann2snn_distill.reporting.report import CoverageResult, EnergyResult, LayerResult
 
 MAC_PJ = 4.6
@@ -38,7 +39,7 @@ def numerics(device: torch.device, *, img_size: int, batch_size: int | None = No
     return EvaluationNumerics(
         dtype="float32",
         tf32=False,
-        batch_size=batch_size or (250 if img_size <= 64 else 32),
+        batch_size=batch_size or (250 if img_size <= SMALL_IMAGE else 32),
         channels_last=False,
         device_kind=device.type,
         device_name=device_name(device),

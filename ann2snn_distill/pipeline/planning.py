@@ -24,7 +24,13 @@ from ann2snn_distill.pipeline.outputs import check_output, check_same_run, resol
 from ann2snn_distill.pipeline.refusing import check_equalized, check_fit, check_spans, refuse_twice
 from ann2snn_distill.pipeline.settling import settled
 from ann2snn_distill.pipeline.starting import check_start
-from ann2snn_distill.pipeline.students import convert_network, guide_network, is_same_network, student_module
+from ann2snn_distill.pipeline.students import (
+    convert_network,
+    guide_network,
+    is_same_network,
+    student_module,
+    student_stem,
+)
 from ann2snn_distill.pipeline.teachers import (
     execution_of,
     images_a_step,
@@ -204,7 +210,7 @@ def _check_file(settings: ConvertSettings, loaded: LoadedNetwork, module: nn.Mod
             name,
             classes=loaded.classes,
             img_size=loaded.img_size,
-            stem=loaded.stem,
+            stem=student_stem(settings, loaded),
             model_kwargs=kwargs,
             shapes={key: tuple(tensor.shape) for key, tensor in module.state_dict().items()},
         )

@@ -11,7 +11,14 @@ from ann2snn_distill.conversion.network import Partitioned
 from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
 from ann2snn_distill.errors import UsageError
 from ann2snn_distill.pipeline.decays import decays_of
-from ann2snn_distill.pipeline.students import convert_network, load_weights, neuron_model, new_student, student_module
+from ann2snn_distill.pipeline.students import (
+    convert_network,
+    load_weights,
+    neuron_model,
+    new_student,
+    student_module,
+    student_stem,
+)
 from ann2snn_distill.teacher import LoadedNetwork, local_form
 
 
@@ -52,7 +59,7 @@ def check_start(settings: ConvertSettings, teacher: LoadedNetwork, network: Part
         "network": (header.student, local_form(settings.student or teacher.name, {})[0]),
         "classes": (len(header.classes), teacher.classes),
         "image side": (header.img_size, teacher.img_size),
-        "stem": (header.stem, teacher.stem),
+        "stem": (header.stem, student_stem(settings, teacher)),
         "coverage": (header.coverage, settings.coverage),
         "max pooling": (header.maxpool, settings.maxpool),
     }

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from timm.layers import RmsNorm, RmsNorm2d
+from timm.models import split_model_name_tag
 from torch import Tensor, nn
 
 from ann2snn_distill.checkpoint import NeuronHeader, SnnHeader
@@ -18,7 +19,16 @@ from ann2snn_distill.distillation.branches import named_cuts
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.neurons.equations import NeuronModel
 from ann2snn_distill.pipeline.decays import decays_of
-from ann2snn_distill.teacher import LoadedNetwork, build_blueprint, build_network, rebuilt_network, resolve_model_name
+from ann2snn_distill.teacher import (
+    LoadedNetwork,
+    Stem,
+    build_blueprint,
+    build_network,
+    chosen_stem,
+    rebuilt_network,
+    resolve_model_name,
+)
+from ann2snn_distill.teacher.names import is_hub_name
 
 _OTHER_NORMS = (nn.LayerNorm, nn.GroupNorm, RmsNorm, RmsNorm2d)
 
@@ -50,8 +60,18 @@ def guide_network(settings: ConvertSettings, teacher: LoadedNetwork) -> Partitio
 
 
 def is_same_network(settings: ConvertSettings) -> bool:
-    """Return whether the student has the teacher's architecture: none was named, or the same however written."""
-    return settings.student is None or resolve_model_name(settings.student) == resolve_model_name(settings.model)
+    """Return whether the student has the teacher's architecture: none was named, or the same, of whatever weights."""
+    return settings.student is None or _architecture(settings.student) == _architecture(settings.model)
+
+
+def _architecture(name: str) -> str:
+    resolved = resolve_model_name(name)
+    return resolved if is_hub_name(resolved) else split_model_name_tag(resolved)[0]
+
+
+def student_stem(settings: ConvertSettings, teacher: LoadedNetwork) -> Stem:
+    """Return the stem of the student: the teacher's, if it is the same network, else the one that was asked for."""
+    return teacher.stem if is_same_network(settings) else chosen_stem(settings.stem, img_size=teacher.img_size)
 
 
 def learns_from_random(settings: ConvertSettings, *, img_size: int) -> bool:
@@ -94,7 +114,7 @@ def student_module(settings: ConvertSettings, teacher: LoadedNetwork, *, seed: i
         name,
         classes=teacher.classes,
         img_size=teacher.img_size,
-        stem=teacher.stem,
+        stem=student_stem(settings, teacher),
         model_kwargs=teacher.model_kwargs if same else {},
         seed=seed,
     )

@@ -6,7 +6,7 @@ from ann2snn_distill.evaluation.alignment import HybridScores
 from ann2snn_distill.pipeline.machine import device_name
 from ann2snn_distill.pipeline.measuring import Measured, numerics
 from ann2snn_distill.pipeline.planning import Prepared
-from ann2snn_distill.pipeline.students import neuron_header
+from ann2snn_distill.pipeline.students import is_same_network, neuron_header, student_stem
 from ann2snn_distill.pipeline.teacher_cache import Taught
 from ann2snn_distill.reporting.report import BranchResult, Report, StudentResult, TeacherResult, TrainingResult
 from ann2snn_distill.reporting.versions import versions
@@ -18,7 +18,7 @@ def student_header(run: Prepared, taught: Taught, student: SpikingNetwork, resul
     """Return the header of a trained student's file, before its accuracies are measured."""
     settings, network = run.settings, taught.network
     name = run.student_name
-    architecture, arguments = local_form(name, network.model_kwargs if name == network.name else {})
+    architecture, arguments = local_form(name, network.model_kwargs if is_same_network(settings) else {})
     return SnnHeader(
         format_version=1 if student.decays is None else 2,
         model=network.name,
@@ -33,7 +33,7 @@ def student_header(run: Prepared, taught: Taught, student: SpikingNetwork, resul
         cuts=tuple(stage.name for stage in student.stages[:-1]),
         coverage=settings.coverage,
         maxpool=settings.maxpool,
-        stem=network.stem,
+        stem=student_stem(settings, network),
         model_kwargs=arguments,
         thresholds=student.thresholds,
         decays=student.decays,

@@ -11,14 +11,20 @@ from timm.models import model_entrypoint, split_model_name_tag
 from torch import nn
 
 from ann2snn_distill.errors import UsageError
+from ann2snn_distill.recipes import SMALL_IMAGE
 from ann2snn_distill.teacher.files import TensorFile, read_tensors
 from ann2snn_distill.teacher.matching import Target, WeightMatch, match_by_name, match_by_order
 from ann2snn_distill.teacher.names import is_hub_name, resolve_model_name
-from ann2snn_distill.teacher.networks import Stem, classifier_names, create, fit_to_images
+from ann2snn_distill.teacher.networks import (
+    Stem,
+    chosen_stem,
+    classifier_names,
+    create,
+    fit_to_images,
+)
 from ann2snn_distill.teacher.normalisation import Normalisation
 from ann2snn_distill.teacher.renaming import Rename
 
-SMALL_IMAGE = 64  # pixels; up to here weights for photographs and strided stems are not the default
 _CHANNELS = 3
 
 
@@ -85,7 +91,7 @@ def load_network(
     kwargs = dict(model_kwargs or {})
     module = create(name, classes=classes, img_size=img_size, model_kwargs=kwargs, seed=seed, pretrained=fetch)
     match = _timm_match(module, classes) if fetch else None
-    asked: Stem = ("keep" if large else "small") if stem == "auto" else stem
+    asked = chosen_stem(stem, img_size=img_size)
     changes = fit_to_images(module, name=name, classes=classes, img_size=img_size, stem=asked, model_kwargs=kwargs)
     used: Stem = asked if changes or stem != "auto" else "keep"
     source = _timm_source(module, name) if fetch else "random"

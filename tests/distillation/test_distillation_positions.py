@@ -144,6 +144,14 @@ def test_the_classifier_cuts_of_different_networks_match(ann, snn):
     assert teacher[place.teacher].name == "fc"
 
 
+def test_auto_takes_the_cuts_with_a_counterpart_and_refuses_where_there_is_none():
+    student = stages_of(a=1, b=2, c=4, head=None)
+    places = choose_positions(student, stages_of(one=2, two=8, head=None), "auto", same_network=False)
+    assert [(place.name, place.teacher) for place in places] == [("b", 0)]
+    with pytest.raises(UsageError, match="no cut of reduction 1 to match the student's 'a'"):
+        choose_positions(student, stages_of(one=8, two=16, head=None), "auto", same_network=False)
+
+
 def test_a_cut_without_a_counterpart_is_refused(ann):
     student, teacher = ann("test_resnet").stages, ann("resnetv2_18").stages
     lost = next(stage for stage in student if stage.reduction == 2)

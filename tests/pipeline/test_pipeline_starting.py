@@ -1,9 +1,16 @@
 """A student that goes on from a file has its weights, thresholds, decays and neuron, and is refused if it cannot."""
 
+import json
+
 import pytest
 import torch
 
 from ann2snn_distill.checkpoint import load_checkpoint, read_header, save_checkpoint
+from ann2snn_distill.config import ConvertSettings
+from ann2snn_distill.pipeline.students import is_same_network
+
+WITH_SMALL_STEM = 278_275_584
+"""Multiply-accumulates of resnet10t for three classes and images of 32 px, no stride before its first stage."""
 
 STILL = ("--lr", "1e-12", "--epochs", 1, "--overwrite")
 
@@ -115,3 +122,18 @@ def test_if_neurons_of_a_file_have_no_decays_to_learn(command, tiny, tmp_path):
     file = tmp_path / "if" / "student.safetensors"
     done = command("convert", *tiny, "--init", file, "--learn-decay", "--output", tmp_path / "no")
     assert (done.code, "has if neurons, which keep their whole membrane" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize("teacher", ["vgg11_bn", "test_resnet"])
+def test_another_student_has_the_stem_that_its_images_ask_for_whatever_its_teachers_is(command, shades, teacher):
+    options = "--student resnet10t --timesteps 2 --img-size 32 --device cpu --dry-run --json"
+    done = command("convert", teacher, "--dataset", shades, *options.split())
+    assert done.code == 0, done.err
+    plan = json.loads(done.out)
+    assert plan["coverage"]["total_macs"] == WITH_SMALL_STEM
+
+
+def test_weights_of_another_tag_are_of_the_same_network():
+    settings = ConvertSettings(model="resnet18.a1_in1k", student="resnet18")
+    assert is_same_network(settings)
+    assert not is_same_network(settings.model_copy(update={"student": "resnet34.a1_in1k"}))
