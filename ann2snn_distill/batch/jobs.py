@@ -94,6 +94,8 @@ def _job(run: NamedRun, data: Dataset) -> Job:
     settings: ConvertSettings = settled(run.settings, data, device)
     _said_of(run, check_fit, settings, data)
     _said_of(run, check_spans, settings)
+    if run.settings.batch_size == "auto":  # cut by the run itself, which knows its network
+        settings = settings.model_copy(update={"batch_size": "auto"})
     determined_by = settings.model_dump(mode="json", exclude=set(FREE_SETTINGS)) | {
         "data": data.fingerprint,
         "weights": None if settings.checkpoint is None else file_digest(settings.checkpoint, "`checkpoint`"),

@@ -26,6 +26,7 @@ from ann2snn_distill.pipeline.starting import first_student
 from ann2snn_distill.pipeline.students import guide_network
 from ann2snn_distill.pipeline.teacher_cache import Taught
 from ann2snn_distill.pipeline.teachers import augmentation_of, execution_of, images_a_step, interval_of, piece_of
+from ann2snn_distill.teacher.networks import seeded
 from ann2snn_distill.training.fit import Conclude, EpochMetrics, FitResult, Plan, Schedule, fit
 from ann2snn_distill.training.gradients import Clip
 from ann2snn_distill.training.resume import ResumeFolder
@@ -126,8 +127,7 @@ def new_distillation(run: Prepared, taught: Taught) -> Distillation:
     teacher = StagedAnn(guide_network(run.settings, taught.network)).to(run.device)
     calibration = _first_images(run, taught, _CALIBRATION_IMAGES)
     student = first_student(run.settings, taught.network, calibration).to(run.device)
-    with torch.random.fork_rng():
-        torch.manual_seed(run.settings.seed)
+    with seeded(run.settings.seed):
         branches = HybridBranches(student.stages, teacher, run.positions).to(run.device)
     return Distillation(run, taught, teacher, student, branches)
 

@@ -134,7 +134,7 @@ def _energy(found: Coverage, activity: dict[str, float], timesteps: int) -> Ener
         else:
             picojoules += MAC_PJ * fate.macs * (1 if fate.static else timesteps)
     return EnergyResult(
-        ann_mj=MAC_PJ * found.total_macs * 1e-9,
+        ann_mj=MAC_PJ * (found.total_macs + found.product_macs) * 1e-9,
         snn_mj=picojoules * 1e-9,
         constants={"mac_pj": MAC_PJ, "ac_pj": AC_PJ},
     )

@@ -91,7 +91,7 @@ def first_student(settings: ConvertSettings, teacher: LoadedNetwork, calibration
 
 
 def _restored(settings: ConvertSettings, path: Path, network: Partitioned) -> SpikingNetwork:
-    """Return the student with what the file has; thresholds and decays that the settings name beat the file's."""
+    """Return the student with what the file has, but for thresholds and another decay that the settings name."""
     header, tensors = load_checkpoint(path)
     thresholds = dict(header.thresholds)
     if settings.threshold is not None:
@@ -108,6 +108,6 @@ def _restored(settings: ConvertSettings, path: Path, network: Partitioned) -> Sp
 
 def _decays(settings: ConvertSettings, header: SnnHeader, network: Partitioned) -> dict[str, float] | None:
     asked = decays_of(settings, network)
-    if settings.stage_decays or settings.neuron == "if":
+    if settings.stage_decays or settings.neuron == "if" or settings.decay != header.neuron.decay:
         return asked
     return header.decays or asked

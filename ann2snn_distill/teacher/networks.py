@@ -192,7 +192,7 @@ class _WithValues(TorchFunctionMode):
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed the CPU generator for a while; accelerators' generators are neither read nor written."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -222,7 +222,7 @@ def _plain(name: str, *, classes: int, keywords: Mapping[str, Any], seed: int, i
     device = torch.get_default_device()
 
     def made() -> nn.Module:
-        with _seeded(seed):
+        with seeded(seed):
             network: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **keywords)
         return network.to(device)
 
@@ -241,7 +241,7 @@ def _with_weights(name: str, *, classes: int, keywords: Mapping[str, Any], seed:
     if config is not None and not config.has_weights:
         raise BadInputError(f"timm's weights for {name} cannot be had (none exist); {ways_on}")
     try:
-        with _seeded(seed):
+        with seeded(seed):
             network: nn.Module = timm.create_model(name, pretrained=True, num_classes=classes, **keywords)
     except Exception as error:  # the hub's, the connection's and timm's exceptions alike
         raise BadInputError(f"timm's weights for {name} cannot be had ({first_line(error)}); {ways_on}") from error

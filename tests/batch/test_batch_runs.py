@@ -35,6 +35,14 @@ def test_every_run_gets_its_own_folder_and_the_resolved_settings(runs, batch, tm
         assert settings["batch_size"] == 32, "defaults are filled in"
 
 
+def test_a_run_cuts_its_batch_itself_where_that_is_left_to_it(runs, batch, tmp_path):
+    one = '[[run]]\nmodel = "test_resnet"\ndataset = "digits"\nbatch_size = "auto"\ndevice = "cpu"\n'
+    (run,) = batch(runs(one)).runs
+    settings = tomllib.loads((tmp_path / "out" / "records" / f"{run.folder}.toml").read_text())
+    assert settings["batch_size"] == "auto"
+    assert settings["lr"] == pytest.approx(0.1 * 32 / 128), "by the recipe's batch"
+
+
 def test_the_means_over_seeds_are_those_of_the_runs(runs, batch):
     summary = batch(runs(GRID))
     assert [(group.varied, group.finished) for group in summary.groups] == [

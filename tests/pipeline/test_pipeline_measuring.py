@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import timm
 import torch
 
@@ -18,6 +19,18 @@ def measured(threshold):
     student = SpikingNetwork(network, LIF, thresholds=uniform_thresholds(names, threshold))
     batches = [(torch.randn(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64))]
     return measured_beside({1: 10.0, 2: 20.0}, student, batches, 2), names
+
+
+def test_the_anns_energy_has_the_products_of_activations_as_the_snns_has():
+    network = partitioned(timm.create_model("test_vit", num_classes=10).eval(), img_size=160)
+    student = SpikingNetwork(network, LIF, thresholds=uniform_thresholds(network.sites.neuron_names(), 1e6))
+    batches = [(torch.randn(1, 3, 160, 160), torch.zeros(1, dtype=torch.int64))]
+    found = measured_beside({1: 10.0}, student, batches, 1)
+    products = sum(layer.macs or 0 for layer in found.layers if layer.binary_input is None)
+    assert products > 0
+    assert found.energy.ann_mj == pytest.approx(4.6e-9 * (found.coverage.total_macs + products))
+    analog = sum(layer.macs or 0 for layer in found.layers if not layer.binary_input)
+    assert found.energy.snn_mj == pytest.approx(4.6e-9 * analog), "silent spikes cost nothing"
 
 
 def test_neurons_that_never_fire_are_reported():

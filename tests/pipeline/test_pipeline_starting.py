@@ -64,6 +64,8 @@ def test_what_is_said_beats_the_file(command, tiny, start, tmp_path):
     assert (header.neuron.decay, header.neuron.v_init) == (0.4, 0)
     assert {round(decay, 6) for decay in header.decays.values()} == {0.4, 0.5}
     assert set(header.thresholds.values()) == {2.0}
+    header, _ = go_on(command, tiny, start, tmp_path / "decay", "--decay", 0.7)
+    assert (header.neuron.decay, header.decays) == (0.7, None)
     header, _ = go_on(command, tiny, start, tmp_path / "if", "--neuron", "if")
     assert (header.neuron.name, header.neuron.decay, header.neuron.v_init, header.decays) == ("if", 1, 0.5, None)
 
