@@ -8,6 +8,12 @@ from ann2snn_distill.config import AutoAugmentName, ConvertSettings, FitSettings
 SMALL_IMAGE = 64
 """Side up to which images are small, pixels."""
 
+CROP_PADDING = 1 / 8
+"""Padding of the random crop over the image's side, for images that stay on the device, whatever their side.
+
+Streamed images take random resized crops.
+"""
+
 _FEW_IMAGES = 10_000
 _REFERENCE_BATCH = 128
 
@@ -45,7 +51,6 @@ class Recipe:
         aa: augmentation policy.
         cutout: side of the erased square over the image's side.
         cutmix: its beta parameter.
-        crop_padding: padding of the random crop over the image's side.
     """
 
     epochs: int
@@ -61,27 +66,26 @@ class Recipe:
     aa: AutoAugmentName
     cutout: float
     cutmix: float
-    crop_padding: float
 
 
 FEW_SMALL = Recipe(
     epochs=16, teacher_epochs=12, tuning_epochs=6, batch_size=32, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
-    adamw_decay=0.05, copied_lr=1.0, random=RandomStart(), aa="none", cutout=0.0, cutmix=0.0, crop_padding=1 / 8,
+    adamw_decay=0.05, copied_lr=1.0, random=RandomStart(), aa="none", cutout=0.0, cutmix=0.0,
 )  # fmt: skip
 """Small images, fewer than 10,000 of them."""
 
 SMALL = Recipe(
     epochs=300, teacher_epochs=300, tuning_epochs=20, batch_size=512, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
     adamw_decay=0.05, copied_lr=0.25, random=RandomStart(from_epochs=250, epochs=600, sgd_decay=2.5e-4),
-    aa="cifar10", cutout=0.0, cutmix=1.0, crop_padding=1 / 8,
+    aa="cifar10", cutout=0.0, cutmix=1.0,
 )  # fmt: skip
 """Small images such as CIFAR's."""
 
 LARGE = Recipe(
     epochs=30, teacher_epochs=90, tuning_epochs=5, batch_size=64, sgd_lr=0.05, adamw_lr=2e-4, sgd_decay=1e-4,
-    adamw_decay=0.05, copied_lr=1.0, random=RandomStart(), aa="none", cutout=0.0, cutmix=0.0, crop_padding=0.0,
+    adamw_decay=0.05, copied_lr=1.0, random=RandomStart(), aa="none", cutout=0.0, cutmix=0.0,
 )  # fmt: skip
-"""Images above 64 px: random resized crops."""
+"""Images above 64 px."""
 
 FEW_LARGE = replace(LARGE, epochs=100, tuning_epochs=10)
 """Images above 64 px, fewer than 10,000 of them: as many steps as 30 epochs of 10,000 are for 3,000."""

@@ -6,12 +6,22 @@ is for tracing: the tracer emits a norm's `drop` and `act` children behind it (s
 
 import copy
 
-from timm.layers import BatchNormAct2d
+from timm.layers import AvgPool2dSame, BatchNormAct2d
+from timm.layers.adaptive_avgmax_pool import (
+    AdaptiveAvgMaxPool2d,
+    AdaptiveCatAvgMaxPool2d,
+    FastAdaptiveAvgMaxPool,
+    FastAdaptiveAvgPool,
+    FastAdaptiveCatAvgMaxPool,
+    FastAdaptiveMaxPool,
+)
+from timm.layers.pool2d_same import MaxPool2dSame
 from torch import nn
 
 from ann2snn_distill.errors import UnsupportedModelError
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
+_MIXED_POOLS = (AdaptiveAvgMaxPool2d, AdaptiveCatAvgMaxPool2d, FastAdaptiveAvgMaxPool, FastAdaptiveCatAvgMaxPool)
 
 
 def canonical(model: nn.Module) -> nn.Module:
@@ -60,17 +70,36 @@ def _check_norm(path: str, norm: _BatchNorm) -> None:
 def average_pooled(model: nn.Module) -> nn.Module:
     """Return a copy of `model` whose max pools are average pools of the same window.
 
+    Zeros around the image count in timm's pools with TensorFlow's padding, and nowhere else. Max pools that are no
+    modules stay.
+
     Raises:
-        UnsupportedModelError: a dilated or adaptive max pool.
+        UnsupportedModelError: a max pool that is dilated, gives indices, or is mixed with an average.
     """
     result = copy.deepcopy(model)
     for path, module in list(result.named_modules()):
-        if isinstance(module, nn.MaxPool2d):
-            if module.dilation not in (1, (1, 1)):
-                raise UnsupportedModelError(f"{path}: a dilated max pool has no average; give --maxpool keep")
-            pool = nn.AvgPool2d(
-                module.kernel_size, module.stride, module.padding, module.ceil_mode, count_include_pad=False
-            )
+        pool = _average(path, module)
+        if pool is not None:
             parent, _, name = path.rpartition(".")
             setattr(result.get_submodule(parent), name, pool)
     return result
+
+
+def _average(path: str, module: nn.Module) -> nn.Module | None:
+    if isinstance(module, _MIXED_POOLS):
+        raise UnsupportedModelError(f"{path}: {type(module).__name__} has no average; give --maxpool keep")
+    if isinstance(module, nn.MaxPool2d | nn.AdaptiveMaxPool2d) and module.return_indices:
+        raise UnsupportedModelError(f"{path}: a max pool that gives indices has no average; give --maxpool keep")
+    if isinstance(module, nn.AdaptiveMaxPool2d):
+        return nn.AdaptiveAvgPool2d(module.output_size)
+    if isinstance(module, FastAdaptiveMaxPool):
+        average: nn.Module = FastAdaptiveAvgPool(flatten=module.flatten)
+        average.dim = module.dim
+        return average
+    if not isinstance(module, nn.MaxPool2d):
+        return None
+    if module.dilation not in (1, (1, 1)):
+        raise UnsupportedModelError(f"{path}: a dilated max pool has no average; give --maxpool keep")
+    same = isinstance(module, MaxPool2dSame)
+    pool: type[nn.AvgPool2d] = AvgPool2dSame if same else nn.AvgPool2d
+    return pool(module.kernel_size, module.stride, module.padding, module.ceil_mode, count_include_pad=same)

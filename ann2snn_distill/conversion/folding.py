@@ -20,8 +20,8 @@ _PLAIN = (nn.Conv2d, WholeInputConv2d)
 def folded(network: Partitioned, *, dtype: torch.dtype) -> StagedAnn:
     """Return a frozen copy of an ANN that computes the same in fewer passes.
 
-    A batch norm is folded if it alone reads one plain convolution, and both have one call site: w' = w * scale,
-    b' = (b - mean) * scale + shift, computed in the network's own dtype.
+    A batch norm is folded if it alone reads one plain convolution, both have one call site, and no cut stands between
+    them: w' = w * scale, b' = (b - mean) * scale + shift, computed in the network's own dtype.
 
     Args:
         network: the ANN; not changed.
@@ -30,16 +30,17 @@ def folded(network: Partitioned, *, dtype: torch.dtype) -> StagedAnn:
     body = copy.deepcopy(network.body).eval()
     sites = replace(network.sites, trace=replace(network.sites.trace, body=body))
     calls = Counter(node.target for node in sites.trace.graph.nodes if node.op == "call_module")
+    ends = {stage.output for stage in network.stages}
     for node, role in sites.roles.items():
         if role is Role.NORM and node.op == "call_module" and calls[node.target] == 1:
-            _fold(sites, node, calls)
+            _fold(sites, node, calls, ends)
     result = StagedAnn(Partitioned(sites, network.stages)).to(dtype)
     return result.eval().requires_grad_(False)
 
 
-def _fold(sites: Sites, node: fx.Node, calls: Counter[object]) -> None:
+def _fold(sites: Sites, node: fx.Node, calls: Counter[object], ends: set[fx.Node]) -> None:
     (source,) = sites.data_inputs(node)
-    if source.op != "call_module" or calls[source.target] != 1 or len(source.users) != 1:
+    if source in ends or source.op != "call_module" or calls[source.target] != 1 or len(source.users) != 1:
         return
     body = sites.trace.body
     convolution, norm = body.get_submodule(str(source.target)), body.get_submodule(str(node.target))

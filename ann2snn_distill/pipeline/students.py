@@ -14,9 +14,12 @@ from ann2snn_distill.conversion.calibration import activation_names, thresholds_
 from ann2snn_distill.conversion.canonical import average_pooled
 from ann2snn_distill.conversion.equalizing import equalize, has_depthwise
 from ann2snn_distill.conversion.network import Partitioned, partitioned
+from ann2snn_distill.conversion.rules import describe
+from ann2snn_distill.conversion.signals import is_maxpool
+from ann2snn_distill.conversion.sites import Sites
 from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
 from ann2snn_distill.distillation.branches import named_cuts
-from ann2snn_distill.errors import BadInputError, UsageError
+from ann2snn_distill.errors import BadInputError, UnsupportedModelError, UsageError
 from ann2snn_distill.neurons.equations import NeuronModel
 from ann2snn_distill.pipeline.decays import decays_of
 from ann2snn_distill.teacher import (
@@ -36,11 +39,28 @@ _OTHER_NORMS = (nn.LayerNorm, nn.GroupNorm, RmsNorm, RmsNorm2d)
 def student_network(
     module: nn.Module, *, img_size: int, maxpool: str, coverage: str, cuts: Sequence[str] = ()
 ) -> Partitioned:
-    """Partition a network as a student: with the pooling, the coverage and the further cuts asked for."""
+    """Partition a network as a student: with the pooling, the coverage and the further cuts asked for.
+
+    Raises:
+        UnsupportedModelError: it cannot be converted, or averages are asked for and a max pool has none.
+        UsageError: an unknown value, or there can be no cut at a module of `cuts`.
+    """
     if coverage not in ("activations", "full") or maxpool not in ("keep", "avg"):
         raise UsageError(f"coverage {coverage!r} with max pooling {maxpool!r} is not known to this release")
     source = average_pooled(module) if maxpool == "avg" else module
-    return partitioned(source, img_size=img_size, full_coverage=coverage == "full", cuts=cuts)
+    network = partitioned(source, img_size=img_size, full_coverage=coverage == "full", cuts=cuts)
+    if maxpool == "avg":
+        _check_averaged(network.sites)
+    return network
+
+
+def _check_averaged(sites: Sites) -> None:
+    for node in sites.roles:
+        if is_maxpool(sites, node):
+            raise UnsupportedModelError(
+                f"{sites.trace.paths[node] or 'the top level'}: {describe(node, sites.trace.body)} cannot be replaced "
+                "by an average pool; give --maxpool keep"
+            )
 
 
 def convert_network(settings: ConvertSettings, module: nn.Module, *, img_size: int) -> Partitioned:

@@ -7,12 +7,12 @@ import torch
 
 from ann2snn_distill.config import BenchSettings, FitSettings, NetworkSettings
 from ann2snn_distill.data.batches import Augmentation, train_batches
-from ann2snn_distill.data.datasets import Dataset
+from ann2snn_distill.data.datasets import Dataset, ImageSplit
 from ann2snn_distill.distillation.objectives import AnnObjective
 from ann2snn_distill.events import Event, Note, Observer
 from ann2snn_distill.locks import locked
 from ann2snn_distill.pipeline.teacher_cache import Taught, cached_path, read_cached, resume_folder, write_cached
-from ann2snn_distill.recipes import TUNING_LR, recipe_for, resolved_fit
+from ann2snn_distill.recipes import CROP_PADDING, TUNING_LR, recipe_for, resolved_fit
 from ann2snn_distill.teacher import LoadedNetwork, load_network
 from ann2snn_distill.training.fit import Execution, Interval, Plan, Schedule, Span, fit
 from ann2snn_distill.training.state import train_state
@@ -100,11 +100,11 @@ def teacher_epochs(
 
 
 def augmentation_of(settings: FitSettings, dataset: Dataset) -> Augmentation:
-    """Return the augmentation of resolved settings."""
-    recipe = recipe_for(img_size=dataset.img_size, images=len(dataset.train))
+    """Return the augmentation of resolved settings; streamed images have no padded crop, but a random resized one."""
+    resident = isinstance(dataset.train, ImageSplit)
     return Augmentation(
         flip=dataset.mirror_safe,
-        crop_padding=round(recipe.crop_padding * dataset.img_size),
+        crop_padding=round(CROP_PADDING * dataset.img_size) if resident else 0,
         policy=settings.aa or "none",
         cutout=settings.cutout or 0,
         mixup=settings.mixup,

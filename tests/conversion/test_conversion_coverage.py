@@ -4,13 +4,17 @@ import pytest
 import timm
 import torch
 from small_networks import IMAGE, network
+from timm.layers import SelectAdaptivePool2d
+from timm.layers.pool2d_same import MaxPool2dSame
 from torch import nn
+from torch.nn import functional as F
 
 from ann2snn_distill.conversion.canonical import average_pooled
 from ann2snn_distill.conversion.coverage import coverage
 from ann2snn_distill.conversion.network import StagedAnn, partitioned
 from ann2snn_distill.conversion.rules import Role
 from ann2snn_distill.errors import UnsupportedModelError
+from ann2snn_distill.pipeline.students import student_network
 
 _RES2NET_JOINED = 112 * 256 * 56**2 + 224 * 512 * 28**2 + 448 * 1024 * 14**2 + 896 * 2048 * 7**2
 
@@ -134,6 +138,59 @@ def test_average_pooling_leaves_no_maximum():
         assert torch.equal(staged(images), pooled(images))
 
 
-def test_a_dilated_maximum_has_no_average():
-    with pytest.raises(UnsupportedModelError, match="0: a dilated max pool has no average; give --maxpool keep"):
-        average_pooled(nn.Sequential(nn.MaxPool2d(2, dilation=2)))
+@pytest.mark.parametrize("pooling", ["max", "fastmax"])
+def test_a_global_maximum_becomes_the_global_average(pooling):
+    pooled = average_pooled(timm.create_model("resnet18", num_classes=10, global_pool=pooling))
+    assert Role.ANALOG not in partitioned(pooled, img_size=IMAGE).sites.roles.values()
+    x = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(pooled.global_pool(x), x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("side", [7, 8])
+def test_a_maximum_with_the_padding_of_tensorflow_keeps_it(side):
+    maximum = MaxPool2dSame(3, stride=2)
+    (average,) = average_pooled(nn.Sequential(maximum))
+    x = torch.ones(1, 4, side, side)
+    found, wanted = average(x), maximum(x)
+    assert found.shape == wanted.shape == (1, 4, 4, 4)
+    assert torch.equal(found[..., 1:-1, 1:-1], wanted[..., 1:-1, 1:-1])
+
+
+def test_a_hybrid_transformer_whose_stem_pools_so_is_a_student_with_averages():
+    with torch.device("meta"):
+        model = timm.create_model("vit_tiny_r_s16_p8_224", img_size=32, embed_dim=24, depth=1)
+    network = student_network(model, img_size=32, maxpool="avg", coverage="activations")
+    assert not any("MaxPool" in type(module).__name__ for module in network.body.modules())
+
+
+@pytest.mark.parametrize(
+    ("pool", "reason"),
+    [
+        (nn.MaxPool2d(2, dilation=2), "a dilated max pool has no average"),
+        (nn.MaxPool2d(2, return_indices=True), "a max pool that gives indices has no average"),
+        (nn.AdaptiveMaxPool2d(1, return_indices=True), "a max pool that gives indices has no average"),
+        (SelectAdaptivePool2d(pool_type="avgmax").pool, "AdaptiveAvgMaxPool2d has no average"),
+        (SelectAdaptivePool2d(pool_type="fastcatavgmax").pool, "FastAdaptiveCatAvgMaxPool has no average"),
+    ],
+    ids=["dilated", "indices", "adaptive indices", "mixed", "fast mixed"],
+)
+def test_a_maximum_without_an_average_is_refused(pool, reason):
+    with pytest.raises(UnsupportedModelError, match=f"^0: {reason}; give --maxpool keep$"):
+        average_pooled(nn.Sequential(pool))
+
+
+class Functional(nn.Module):
+    """Its maximum is no module."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act, self.fc = nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.fc(F.max_pool2d(self.act(self.conv(x)), 2).mean((2, 3)))
+
+
+def test_a_maximum_that_is_no_module_is_refused_where_averages_are_asked_for():
+    student_network(Functional(), img_size=8, maxpool="keep", coverage="activations")
+    with pytest.raises(UnsupportedModelError, match=r"^the top level: max_pool2d cannot be replaced .*--maxpool keep$"):
+        student_network(Functional(), img_size=8, maxpool="avg", coverage="activations")

@@ -21,3 +21,12 @@ def test_a_folded_copy_has_the_features_of_the_ann_at_every_cut(name):
     norms = [sum(isinstance(m, nn.BatchNorm2d) for m in each.modules()) for each in (copy.body, ann.body)]
     assert norms[0] < norms[1]
     assert not any(parameter.requires_grad for parameter in copy.parameters())
+
+
+def test_a_norm_behind_a_cut_is_not_folded_into_the_convolution_in_front_of_it():
+    base = partitioned(network("vgg13_bn", {"mlp_ratio": 1 / 64}), img_size=32, cuts=["features.3"])
+    copy, ann, x = folded(base, dtype=torch.float64), StagedAnn(base).eval(), images()
+    for found, wanted in zip(copy.features(x), ann.features(x), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+    assert isinstance(copy.body.get_submodule("features.4"), nn.BatchNorm2d)
+    assert isinstance(copy.body.get_submodule("features.1"), nn.Identity)

@@ -2,10 +2,15 @@
 
 import json
 
+import pytest
 import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+
+from ann2snn_distill.config import FitSettings
+from ann2snn_distill.data.datasets import load_dataset
+from ann2snn_distill.pipeline.teachers import augmentation_of
 
 
 def test_teach_writes_a_teacher_that_convert_takes_as_it_is(command, shades, tiny, tmp_path):
@@ -69,3 +74,13 @@ def test_teach_refuses_what_its_recipe_fixes(command, tmp_path):
     done = command("teach", "test_resnet", "--dataset", "digits", "--lr", 0.3, "--model-ema", 0.9)
     assert done.code == 2
     assert "--lr and --model-ema cannot be set for a teacher in this release" in done.err
+
+
+@pytest.mark.parametrize(("img_size", "padding"), [(16, 2), (96, 12)])
+def test_images_that_stay_on_the_device_are_shifted_whatever_their_side(img_size, padding):
+    digits = load_dataset("digits", img_size=img_size, limit=8)
+    assert augmentation_of(FitSettings(), digits).crop_padding == padding
+
+
+def test_streamed_images_have_no_padded_crop(shades):
+    assert augmentation_of(FitSettings(), load_dataset(str(shades), img_size=96)).crop_padding == 0
