@@ -32,7 +32,9 @@ class Cut:
     named: bool = False
 
 
-def feature_cuts(sites: Sites, nodes: Sequence[fx.Node], feature_paths: Sequence[str]) -> list[Cut]:
+def feature_cuts(
+    sites: Sites, nodes: Sequence[fx.Node], feature_paths: Sequence[str], *, spiking: bool = True
+) -> list[Cut]:
     """Return the cuts at the ends of `feature_paths` and in front of the classifier.
 
     One that more than one value crosses is left out, and so is one whose stage would hold no neuron.
@@ -41,6 +43,7 @@ def feature_cuts(sites: Sites, nodes: Sequence[fx.Node], feature_paths: Sequence
         sites: the network.
         nodes: its nodes in order, placeholder and output excluded.
         feature_paths: module paths in order.
+        spiking: whether it is to be a student, each of whose stages must hold a neuron; a teacher's need not.
     """
     candidates = [(path, _last_inside(sites, nodes, path)) for path in feature_paths]
     candidates.append((CLASSIFIER_CUT, _classifier_input(sites, nodes)))
@@ -50,7 +53,7 @@ def feature_cuts(sites: Sites, nodes: Sequence[fx.Node], feature_paths: Sequence
         if node is None:
             continue
         position = nodes.index(node)
-        grows = position > previous and _holds_neuron(sites, nodes[previous + 1 : position + 1])
+        grows = position > previous and (not spiking or _holds_neuron(sites, nodes[previous + 1 : position + 1]))
         belongs = grows or (name == CLASSIFIER_CUT and position > previous)
         if belongs and sites.counts_images(node) and _crossing(sites, nodes, position) == {node}:
             cuts.append(Cut(name, node))
@@ -58,7 +61,9 @@ def feature_cuts(sites: Sites, nodes: Sequence[fx.Node], feature_paths: Sequence
     return cuts
 
 
-def with_named_cuts(sites: Sites, nodes: Sequence[fx.Node], cuts: Sequence[Cut], paths: Sequence[str]) -> list[Cut]:
+def with_named_cuts(
+    sites: Sites, nodes: Sequence[fx.Node], cuts: Sequence[Cut], paths: Sequence[str], *, spiking: bool = True
+) -> list[Cut]:
     """Add a cut at the end of every module in `paths`; all come in the graph's order.
 
     Args:
@@ -66,6 +71,7 @@ def with_named_cuts(sites: Sites, nodes: Sequence[fx.Node], cuts: Sequence[Cut],
         nodes: its nodes in order, placeholder and output excluded.
         cuts: those that there are; they stay as they are, and a path may be the name of one.
         paths: module paths in any order.
+        spiking: whether it is to be a student, each of whose stages must hold a neuron; a teacher's need not.
 
     Raises:
         UsageError: a path is no module's, more than one value crosses its end, or a stage would hold no neuron.
@@ -76,7 +82,8 @@ def with_named_cuts(sites: Sites, nodes: Sequence[fx.Node], cuts: Sequence[Cut],
             Cut(path, _end_of(sites, nodes, path), named=True) for path in dict.fromkeys(paths) if path not in there
         ]
         merged = sorted([*cuts, *added], key=lambda cut: nodes.index(cut.node))
-        _check_neurons(sites, nodes, merged)
+        if spiking:
+            _check_neurons(sites, nodes, merged)
     except UsageError as error:
         raise UsageError(f"{error}; this network has {', '.join([*there, LAST_STAGE])}") from error
     return merged

@@ -38,6 +38,7 @@ def partitioned(
     rules: RuleBook = STANDARD_RULES,
     full_coverage: bool = False,
     cuts: Sequence[str] = (),
+    spiking: bool = True,
 ) -> Partitioned:
     """Trace a timm model and cut it at its `feature_info` and at the ends of the modules named in `cuts`.
 
@@ -47,6 +48,7 @@ def partitioned(
         rules: what each operation is to an SNN.
         full_coverage: whether to insert neurons wherever a synapse would read analog values.
         cuts: module paths in any order; cuts that are there anyway may be among them.
+        spiking: whether it is to be a student, each of whose stages must hold a neuron; a teacher's need not.
 
     Raises:
         UnsupportedModelError: it cannot be traced, or holds an operation without a rule.
@@ -55,7 +57,9 @@ def partitioned(
     sites = find_sites(trace(model, img_size=img_size, is_leaf=rules.is_leaf), rules)
     if full_coverage:
         sites = with_full_coverage(sites)
-    stages = partition(sites, feature_paths=_feature_paths(model), stem_path=_stem_path(model), cuts=cuts)
+    stages = partition(
+        sites, feature_paths=_feature_paths(model), stem_path=_stem_path(model), cuts=cuts, spiking=spiking
+    )
     return Partitioned(sites, stages)
 
 

@@ -45,7 +45,7 @@ class Stage:
 
 
 def partition(
-    sites: Sites, *, feature_paths: Sequence[str], stem_path: str, cuts: Sequence[str] = ()
+    sites: Sites, *, feature_paths: Sequence[str], stem_path: str, cuts: Sequence[str] = (), spiking: bool = True
 ) -> tuple[Stage, ...]:
     """Cut at the ends of the modules named in `feature_paths` and in `cuts`, and before the classifier.
 
@@ -57,20 +57,23 @@ def partition(
         feature_paths: module paths, timm's `feature_info` in order.
         stem_path: path of the first convolution, timm's `first_conv`.
         cuts: module paths in any order; names of cuts that are there anyway add nothing.
+        spiking: whether it is to be a student, each of whose stages must hold a neuron; a teacher's need not.
 
     Raises:
         UnsupportedModelError: the network has no neuron at all.
         UsageError: there can be no cut at a module of `cuts`.
     """
     nodes = [node for node in sites.trace.graph.nodes if node.op not in ("placeholder", "output")]
-    if not any(sites.roles.get(node) is Role.NEURON for node in nodes):
-        raise UnsupportedModelError("the network has no activation that could become a neuron; choose another model")
-    features = feature_cuts(sites, nodes, feature_paths)
+    if spiking and not any(sites.roles.get(node) is Role.NEURON for node in nodes):
+        raise UnsupportedModelError(
+            "the network has no activation that could become a neuron; give --coverage full, or choose another model"
+        )
+    features = feature_cuts(sites, nodes, feature_paths, spiking=spiking)
     stem_only = _stem_only(sites, nodes, features, feature_paths, stem_path)
     source = next(node for node in sites.trace.graph.nodes if node.op == "placeholder")
     final = next(node for node in sites.trace.graph.nodes if node.op == "output").all_input_nodes[0]
     stages, start = [], 0
-    for cut in [*with_named_cuts(sites, nodes, features, cuts), Cut(LAST_STAGE, final)]:
+    for cut in [*with_named_cuts(sites, nodes, features, cuts, spiking=spiking), Cut(LAST_STAGE, final)]:
         stop = len(nodes) if cut.node is final else nodes.index(cut.node) + 1
         members = tuple(nodes[start:stop])
         stages.append(_stage(sites, cut, members, source=source, after_stem=cut.name == stem_only))

@@ -45,7 +45,7 @@ class ValueTracer(fx.Tracer):
             if getattr(module, "inplace", False):
                 self._inplace.add(module)
                 module.inplace = False
-        attributes = {module: (dict(vars(module)), dict(module._buffers)) for module in root.modules()}
+        attributes = {module: (_kept(module), dict(module._buffers)) for module in root.modules()}
         try:
             with _factories_traced(self):
                 return super().trace(root, concrete_args)
@@ -182,3 +182,12 @@ def meta_copy(module: nn.Module) -> nn.Module:
         for key, tensor in tensors.items()
     }
     return copy.deepcopy(module, memo)
+
+
+def _kept(module: nn.Module) -> dict[str, Any]:
+    """Return the attributes of a module; copies of its own containers, such as caches, which its forward may fill."""
+    torchs = vars(nn.Module())
+    return {
+        name: copy.copy(value) if type(value) in (dict, list, set) and name not in torchs else value
+        for name, value in vars(module).items()
+    }

@@ -183,7 +183,7 @@ def choose_positions(
     Raises:
         UsageError: a name that is no cut, or a cut without a counterpart in the teacher.
     """
-    cuts = [stage.name for stage in student[:-1]]
+    cuts, guides = [stage.name for stage in student[:-1]], [stage.name for stage in teacher]
     features = [stage.name for stage in student[:-1] if stage.name != CLASSIFIER_CUT and not stage.named]
     positions = []
     chosen = _names(wanted)
@@ -196,7 +196,7 @@ def choose_positions(
         if cut not in cuts:
             raise UsageError(f"no cut is named '{name}'; this student has {', '.join([*cuts, HEAD_BRANCH])}")
         index = cuts.index(cut)
-        counterpart = index if same_network else _counterpart(index, student, teacher)
+        counterpart = guides.index(cut) if same_network else _counterpart(index, student, teacher)
         positions.append(Position(name, index, counterpart))
     return tuple(sorted(positions, key=lambda position: position.student))
 

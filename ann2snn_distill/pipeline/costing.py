@@ -27,7 +27,7 @@ def training_cost(student: Partitioned, module: nn.Module, *, img_size: int, set
     """
     plain = settings.coverage == "activations" and settings.maxpool == "keep"
     named = [stage.name for stage in student.stages if stage.named]
-    teacher = student if plain else partitioned(module, img_size=img_size, cuts=named)
+    teacher = student if plain else partitioned(module, img_size=img_size, cuts=named, spiking=False)
     positions = choose_positions(student.stages, teacher.stages, "auto", same_network=True)
     timesteps, batch = settings.timesteps, settings.batch_size or _recipe_batch(img_size)
     memory = step_memory("hybrid", student, teacher, positions=positions, timesteps=timesteps, execution=_ON_A_GPU)

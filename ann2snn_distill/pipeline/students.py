@@ -76,7 +76,7 @@ def convert_network(settings: ConvertSettings, module: nn.Module, *, img_size: i
 def guide_network(settings: ConvertSettings, teacher: LoadedNetwork) -> Partitioned:
     """Partition a teacher: at the student's cuts if the student is the same network, at its own otherwise."""
     cuts = _cuts(settings) if is_same_network(settings) else ()
-    return partitioned(teacher.module, img_size=teacher.img_size, cuts=cuts)
+    return partitioned(teacher.module, img_size=teacher.img_size, cuts=cuts, spiking=False)
 
 
 def is_same_network(settings: ConvertSettings) -> bool:

@@ -88,7 +88,7 @@ def _teach(settings: TeachSettings, observe: Observer) -> dict[str, Any]:
 
 
 def _memory(settings: TeachSettings, loaded: LoadedNetwork, data: Dataset, device: torch.device) -> StepMemory:
-    network = partitioned(loaded.module, img_size=data.img_size)
+    network = partitioned(loaded.module, img_size=data.img_size, spiking=False)
     execution = execution_of(settings, device)
     return step_memory(
         "ann", network, network, positions=(), timesteps=1, execution=execution, opt=settings.opt,

@@ -151,6 +151,7 @@ def fit_to_images(
             "a classification model"
         )
     whole_inputs.linearize()
+    network.train().eval()  # drops what timm's attention keeps of the weights of now, which others may follow
     return changes
 
 

@@ -30,3 +30,9 @@ def test_a_norm_behind_a_cut_is_not_folded_into_the_convolution_in_front_of_it()
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
     assert isinstance(copy.body.get_submodule("features.4"), nn.BatchNorm2d)
     assert isinstance(copy.body.get_submodule("features.1"), nn.Identity)
+
+
+def test_what_a_forward_keeps_is_not_traced_into_the_copy():
+    base = partitioned(network("tiny_vit_5m_224", {}), img_size=32)
+    copy = folded(base, dtype=torch.float64)
+    torch.testing.assert_close(copy.features(images())[-1], StagedAnn(base).eval().features(images())[-1])

@@ -156,7 +156,7 @@ def test_a_relu_of_constants_is_no_neuron():
 
 def test_a_network_without_activations_is_refused():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 14 * 14, 10))
-    assert "no activation that could become a neuron; choose another model" in refusal(model)
+    assert "no activation that could become a neuron; give --coverage full, or choose another" in refusal(model)
 
 
 def test_a_network_that_branches_on_values_is_refused():

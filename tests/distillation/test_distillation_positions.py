@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from ann2snn_distill.conversion.network import partitioned
+from ann2snn_distill.conversion.network import StagedAnn, partitioned
 from ann2snn_distill.conversion.partition import Stage
 from ann2snn_distill.distillation.branches import HybridBranches, choose_positions, named_cuts
-from ann2snn_distill.errors import UsageError
+from ann2snn_distill.errors import UnsupportedModelError, UsageError
 
 
 def stage(*shape, channels_last=False, reduction=1, name="cut"):
@@ -176,3 +176,24 @@ def test_a_teacher_without_a_classifier_cut_is_refused(ann, model):
     assert [stage.name for stage in bare] == ["head"]
     with pytest.raises(UsageError, match="no cut of reduction None to match the student's 'fc'"):
         choose_positions(ann("test_resnet").stages, bare, "fc", same_network=False)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["activations", "full"])
+def test_cuts_of_one_network_match_by_name_where_only_one_side_has_neurons_in_every_stage(model, full):
+    """Full coverage puts neurons into stages that have none, as EvoNorm's are no activations."""
+    module = model("test_efficientnet_evos", 0)
+    student = partitioned(module, img_size=64, full_coverage=full).stages
+    teacher = partitioned(module, img_size=64, spiking=False)
+    places = choose_positions(student, teacher.stages, "auto", same_network=True)
+    assert places
+    assert [student[place.student].name for place in places] == [teacher.stages[place.teacher].name for place in places]
+    assert HybridBranches(student, StagedAnn(teacher), places).positions == places
+
+
+def test_a_teacher_needs_no_neuron(model):
+    module = model("resnetv2_50d_frn", 0)
+    with pytest.raises(UnsupportedModelError, match="no activation that could become a neuron; give --coverage full"):
+        partitioned(module, img_size=64)
+    student = partitioned(module, img_size=64, full_coverage=True).stages
+    teacher = partitioned(module, img_size=64, spiking=False).stages
+    assert [stage.name for stage in teacher] == [stage.name for stage in student]

@@ -207,3 +207,15 @@ def test_a_normalisation_that_is_none_is_refused(tmp_path, text):
     save_file(build().state_dict(), path, {"snn_distill_normalisation": text})
     with pytest.raises(BadInputError, match=r"damaged: its normalisation is none; copy it again"):
         load(checkpoint=path)
+
+
+def test_a_loaded_network_does_not_attend_by_the_biases_of_its_random_weights(tmp_path):
+    own = load("levit_128s", seed=3, pretrained=False, img_size=64).module
+    path = tmp_path / "own.safetensors"
+    with torch.no_grad():
+        for parameter in own.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    save_file(own.state_dict(), path)
+    x = torch.rand(2, 3, 64, 64)
+    found = load("levit_128s", img_size=64, checkpoint=path).module
+    torch.testing.assert_close(found(x), own.train().eval()(x))
