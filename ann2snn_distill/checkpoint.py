@@ -6,15 +6,17 @@ The header is JSON under the metadata key `snn_distill`; reading it touches no t
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from ann2snn_distill.config.arguments import ModelKwargs
+from ann2snn_distill.config.kinds import Scale
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.files import write_atomically
 from ann2snn_distill.tensorfile import TensorIndex, read_index, read_whole, strict_json, tensors_digest
@@ -31,33 +33,7 @@ _WRITE_AGAIN = "write the file again with `snn-distill convert`"
 _KNOWN_KEYS = {METADATA_KEY, CHECKSUM_KEY, "format"}
 """`format` is what other writers of safetensors add."""
 
-_LARGEST_NUMBER, _MOST_VALUES, _DEEPEST = 65_536, 256, 4
-_LONGEST_KEY = 100
-"""Bounds of what `model_kwargs` may hold: no network of timm is near them."""
-
-
-def _plain_arguments(values: dict[str, Any]) -> dict[str, Any]:
-    """Refuse keyword arguments that only an attacker gives."""
-    seen = 0
-    todo: list[tuple[object, int]] = [(values, 1)]
-    while todo:
-        value, depth = todo.pop()
-        seen += 1
-        if seen > _MOST_VALUES or depth > _DEEPEST:
-            raise ValueError("too many values, or nested too deeply")
-        if isinstance(value, dict) and not all(len(key) <= _LONGEST_KEY for key in value):
-            raise ValueError("a key that is too long")
-        if isinstance(value, dict | list):
-            todo += [(inner, depth + 1) for inner in (value.values() if isinstance(value, dict) else value)]
-        elif isinstance(value, int | float) and abs(value) > _LARGEST_NUMBER:
-            raise ValueError(f"a number above {_LARGEST_NUMBER}")
-        elif isinstance(value, str) and len(value) > _MOST_VALUES:
-            raise ValueError("a text that is too long")
-    return values
-
-
 _Positive = Annotated[int, Field(ge=1)]
-_Scale = Annotated[float, Field(gt=0, le=1e6)]
 _Percent = Annotated[float, Field(ge=0, le=100)]
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
 _Shown = Annotated[str, Field(max_length=1000)]
@@ -76,7 +52,7 @@ class NeuronHeader(_Part):
     decay: float = Field(ge=0, le=1, description="membrane kept per timestep, unitless")
     v_init: float = Field(lt=1, description="initial membrane, in thresholds")
     reset: Literal["soft", "soft-detached", "hard"]
-    surrogate_width: _Scale = Field(description="width of the surrogate slope, in thresholds")
+    surrogate_width: Scale = Field(description="width of the surrogate slope, in thresholds")
 
 
 class EvaluationNumerics(_Part):
@@ -127,10 +103,8 @@ class SnnHeader(_Part):
     coverage: _Name = Field(description="where neurons stand: activations or full")
     maxpool: _Name = Field(description="what became of max pooling: keep or avg")
     stem: Literal["keep", "small"] = Field(description="small: no stride before the first stage")
-    model_kwargs: Annotated[dict[str, Any], AfterValidator(_plain_arguments)] = Field(
-        description="keyword arguments for timm"
-    )
-    thresholds: dict[str, _Scale] = Field(description="firing thresholds, by the neuron's name")
+    model_kwargs: ModelKwargs = Field(description="keyword arguments for timm")
+    thresholds: dict[str, Scale] = Field(description="firing thresholds, by the neuron's name")
     decays: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = Field(
         None, description="decays that were learnt or differ by stage, by the neuron's name; only in format 2"
     )

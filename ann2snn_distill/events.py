@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,14 @@ class Caution:
     text: str
 
 
-Event = PhaseStarted | StepsDone | EpochDone | PhaseDone | Note | Caution
+@dataclass(frozen=True)
+class OutputChosen:
+    """The run writes to `folder`."""
+
+    folder: Path
+
+
+Event = PhaseStarted | StepsDone | EpochDone | PhaseDone | Note | Caution | OutputChosen
 Observer = Callable[[Event], None]
 
 

@@ -1,5 +1,7 @@
 """Locks keep processes apart, and end with their holder."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -80,4 +82,57 @@ def test_a_lock_that_cannot_be_made_is_refused_in_words(tmp_path):
     (tmp_path / "file").touch()
     lock = tmp_path / "file" / "lock"
     with pytest.raises(BadInputError, match=r"cannot lock .*; make its folder"), locked(lock, waiting=give_up):
+        pytest.fail("there is no such lock")
+
+
+def test_a_lock_file_that_is_removed_with_its_lock_still_keeps_two_apart(tmp_path):
+    path, seen = tmp_path / "lock", []
+    with locked(path, waiting=give_up, removed=True):
+        with pytest.raises(GaveUpError), locked(path, waiting=give_up, removed=True):
+            pytest.fail("two hold the lock")
+        assert path.exists()
+    assert not path.exists()
+
+    def others_turn(descriptor, operation):
+        """Lock only after the holder of the very file that was opened has removed it, and another made its own."""
+        if not seen:
+            seen.append(descriptor)
+            path.unlink()
+            path.touch()
+        flock(descriptor, operation)
+
+    flock = fcntl.flock
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fcntl, "flock", others_turn)
+        with locked(path, waiting=impatient(10)) as descriptor:
+            assert os.path.samestat(os.fstat(descriptor), path.stat())
+
+
+def refusing(number):
+    def flock(descriptor, operation):
+        raise OSError(number, os.strerror(number))
+
+    return flock
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_locks_nothing_and_stops_nobody(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(fcntl, "flock", refusing(number))
+    with locked(tmp_path / "lock", waiting=give_up, removed=True):
+        assert (tmp_path / "lock").exists()
+    assert not (tmp_path / "lock").exists()
+
+
+def test_a_lock_that_fails_otherwise_is_refused_in_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", refusing(errno.EIO))
+    with pytest.raises(BadInputError, match="; choose another folder"), locked(tmp_path / "a", waiting=give_up):
+        pytest.fail("it is not locked")
+
+
+def test_a_full_disk_has_its_own_remedy(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(BadInputError, match="No space left on device; free"), locked(tmp_path / "a", waiting=give_up):
         pytest.fail("there is no such lock")

@@ -1,11 +1,14 @@
 """`snn-distill convert`: teacher to SNN, checkpoint and report."""
 
+from pathlib import Path
+
 from ann2snn_distill.cli import results
 from ann2snn_distill.cli.options import DryRun, Json, with_flags
 from ann2snn_distill.cli.output import emit, emit_json, outline, show
 from ann2snn_distill.cli.render import observing
 from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.errors import GateMissedError
+from ann2snn_distill.events import Event, Observer, OutputChosen
 from ann2snn_distill.reporting.report import Report, dumps
 
 
@@ -19,19 +22,31 @@ def convert(settings: ConvertSettings, *, dry_run: DryRun = False, json: Json = 
             plan = pipeline.plan(settings, observe)
         emit_json(plan) if json else show(*outline("plan", plan))
         return
-    settings = settings.model_copy(update={"output": pipeline.resolve_output(settings)})
+    folders: list[Path] = []
     try:
         with observing() as observe:
-            report = pipeline.convert(settings, observe)
+            report = pipeline.convert(settings, _keeping(folders, observe))
     except GateMissedError as error:
         if isinstance(error.report, Report):
-            _show(settings, error.report, json=json)
+            _show(settings, error.report, folders, json=json)
         raise
-    _show(settings, report, json=json)
+    _show(settings, report, folders, json=json)
 
 
-def _show(settings: ConvertSettings, report: Report, *, json: bool) -> None:
+def _keeping(folders: list[Path], observe: Observer) -> Observer:
+    """Return an observer that also keeps where the run writes."""
+
+    def both(event: Event) -> None:
+        if isinstance(event, OutputChosen):
+            folders.append(event.folder)
+        observe(event)
+
+    return both
+
+
+def _show(settings: ConvertSettings, report: Report, folders: list[Path], *, json: bool) -> None:
     if json:
         emit(dumps(report))
     else:
-        show(*results.conversion(report), *results.gates(settings, report), f"written to {settings.output}")
+        written = (f"written to {folder}" for folder in folders)
+        show(*results.conversion(report), *results.gates(settings, report), *written)

@@ -23,6 +23,7 @@ _PHRASES = {
     "less_than": "must be below {lt}",
     "start": "must be teacher, scratch, or a student's .safetensors file",
     "batch": "must be a whole number of at least 1, or auto",
+    "arguments": "must be short and plain values without {found}",
     "interval": "must be epochs, such as 2, or minutes, such as 5m",
 }
 

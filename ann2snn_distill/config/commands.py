@@ -1,9 +1,10 @@
 """Settings of the commands that train nothing of their own: batch, inspect, bench, eval."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ann2snn_distill.config.arguments import ModelKwargs
 from ann2snn_distill.config.kinds import AmpDtypeName, Frozen, HomePath, NameOrPath, NeuronName, Percent, Positive
 
 
@@ -29,7 +30,7 @@ class InspectSettings(Frozen):
     img_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(
         None, description="image side, pixels (default: the model's own)"
     )
-    model_kwargs: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for timm, as a=1,b=2")
+    model_kwargs: ModelKwargs = Field(default_factory=dict, description="keyword arguments for timm, as a=1,b=2")
     stem: Literal["auto", "keep", "small"] = Field(
         "auto", description="small: no stride before the first stage (auto: for 64 px or less)"
     )
@@ -67,7 +68,7 @@ class BenchSettings(Frozen):
         None, description="image side, pixels (default: the model's own)"
     )
     classes: Positive = Field(10, description="classes of the head")
-    model_kwargs: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for timm, as a=1,b=2")
+    model_kwargs: ModelKwargs = Field(default_factory=dict, description="keyword arguments for timm, as a=1,b=2")
     stem: Literal["auto", "keep", "small"] = Field(
         "auto", description="small: no stride before the first stage (auto: for 64 px or less)"
     )

@@ -18,6 +18,8 @@ AutoAugmentName = Literal["none", "cifar10", "imagenet", "rand", "trivial"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Positive = Annotated[int, Field(ge=1)]
+Scale = Annotated[float, Field(gt=0, le=1e6)]
+"""A threshold, or a width: as settings and as the header of a file may have it."""
 
 
 def _number_as_text(value: object) -> object:

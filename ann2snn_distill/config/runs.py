@@ -1,10 +1,11 @@
 """Settings of a training: what is loaded, how it is fitted, and what `convert` and `teach` do with it."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ann2snn_distill.config.arguments import ModelKwargs
 from ann2snn_distill.config.kinds import (
     AmpDtypeName,
     AutoAugmentName,
@@ -21,6 +22,7 @@ from ann2snn_distill.config.kinds import (
     Percent,
     Positive,
     ResetName,
+    Scale,
     Start,
 )
 
@@ -33,7 +35,7 @@ class NetworkSettings(Frozen):
     data_dir: HomePath | None = Field(None, description="where the data lie (default: data/ in the cache)")
     download: bool = Field(False, description="fetch a data set that torchvision knows")
     img_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(None, description="image side, pixels")
-    model_kwargs: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for timm, as a=1,b=2")
+    model_kwargs: ModelKwargs = Field(default_factory=dict, description="keyword arguments for timm, as a=1,b=2")
     stem: Literal["auto", "keep", "small"] = Field(
         "auto", description="small: no stride before the first stage (auto: for 64 px or less)"
     )
@@ -124,14 +126,14 @@ class ConvertSettings(NetworkSettings, FitSettings):
     learn_decay: Choice = Field(
         None, description="train a decay for each layer of lif neurons, from --decay on (default: no)"
     )
-    threshold: Annotated[float, Field(gt=0)] | None = Field(
+    threshold: Scale | None = Field(
         None, description="firing threshold of activations (default: 1 behind a batch norm, else calibrated)"
     )
     v_init: Annotated[float, Field(ge=-10, lt=1)] | None = Field(
         None, description="initial membrane, in thresholds (default: lif 0.25, if 0.5)"
     )
     reset: ResetName | None = Field(None, description="reset (default: lif soft-detached, if soft)")
-    surrogate_width: Annotated[float, Field(gt=0)] | None = Field(
+    surrogate_width: Scale | None = Field(
         None, description="width of the surrogate slope, in thresholds (default: lif 1, if 0.5)"
     )
     init: Start | None = Field(

@@ -1,5 +1,6 @@
 """`convert`, as one page: teacher -> partition -> student -> fit -> evaluate -> save -> report."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from ann2snn_distill.checkpoint import load_checkpoint, save_checkpoint
@@ -7,7 +8,7 @@ from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.data.splits import spread
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.evaluation.alignment import BranchScore, hybrid_scores
-from ann2snn_distill.events import Caution, Event, Note, Observer
+from ann2snn_distill.events import Caution, Event, Note, Observer, OutputChosen
 from ann2snn_distill.files import write_text
 from ann2snn_distill.pipeline.distilling import Distillation, distilled, new_distillation
 from ann2snn_distill.pipeline.gates import check_gates
@@ -19,6 +20,10 @@ from ann2snn_distill.pipeline.outputs import (
     REPORT_FILE,
     RESUME_FOLDER,
     STUDENT_FILE,
+    alone_in,
+    check_output,
+    check_same_run,
+    make_output,
     prepare_output,
 )
 from ann2snn_distill.pipeline.planning import Prepared, prepare
@@ -45,8 +50,13 @@ def convert(settings: ConvertSettings, observe: Observer) -> Report:
     cautions: list[str] = []
     observe = _collecting(observe, cautions)
     run = prepare(settings)
-    prepare_output(run.folder, run.settings)
-    with interruptible(f"go on with --resume {run.folder}"), deterministic(run.settings.deterministic):
+    run = replace(run, folder=make_output(run.folder, settings))
+    observe(OutputChosen(run.folder))
+    way_on = f"go on with --resume {run.folder}"
+    with interruptible(way_on), alone_in(run.folder), deterministic(run.settings.deterministic):
+        check_output(run.folder, settings)  # once more: another run may have ended there meanwhile
+        check_same_run(run.folder, run.settings)
+        prepare_output(run.folder, run.settings)
         report = _finished(run, observe) or _run(run, observe, cautions)
     check_gates(run.settings, report)
     return report

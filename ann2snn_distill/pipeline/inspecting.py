@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ann2snn_distill.checkpoint import read_header_and_index
+from ann2snn_distill.checkpoint import SnnHeader, read_header_and_index
 from ann2snn_distill.config import InspectSettings
 from ann2snn_distill.conversion.coverage import coverage
 from ann2snn_distill.conversion.network import Partitioned
@@ -23,13 +23,29 @@ from ann2snn_distill.teacher import build_blueprint, check_rebuild, chosen_stem,
 
 
 def inspect(target: str, *, settings: InspectSettings, observe: Observer) -> Inspection:
-    """Return the stages, layers and coverage of a timm model, or of the student in a file."""
+    """Return the stages, layers and coverage of a timm model, or of the student in a file.
+
+    Raises:
+        UsageError: a setting is given that the file has otherwise.
+        SnnDistillError: there is no such model or file, or it cannot be converted or built here.
+    """
     del observe
     if Path(target).suffix == ".safetensors":
         path = Path(target)
+        header, index = read_header_and_index(path)
+        decided = _decided(header)
+        _refuse_decided(path, settings, decided)
         try:
-            rebuilt, cuts = _from_file(path, settings)
-            return _inspected(str(rebuilt.model), rebuilt, cuts=cuts)
+            check_rebuild(
+                header.student,
+                classes=len(header.classes),
+                img_size=header.img_size,
+                stem=header.stem,
+                model_kwargs=header.model_kwargs,
+                shapes=index.shapes,
+            )
+            rebuilt = settings.model_copy(update={"model": header.student, **decided, **_timesteps(header, settings)})
+            return _inspected(header.student, rebuilt, cuts=header.cuts)
         except UsageError as error:  # the user did not choose these values: the file did
             raise BadInputError(f"the network of {path} cannot be built here: {error}") from error
     return _inspected(target, settings)
@@ -44,7 +60,8 @@ def _inspected(target: str, settings: InspectSettings, *, cuts: Sequence[str] = 
     maxpool, covering = settings.maxpool, settings.coverage
     network = student_network(module, img_size=size, maxpool=maxpool, coverage=covering, cuts=cuts)
     found = inspection(network, module, name=name, img_size=size, classes=settings.classes)
-    return found.model_copy(update={"training": training_cost(network, module, img_size=size, settings=settings)})
+    cost = training_cost(network, module, img_size=size, settings=settings)
+    return found.model_copy(update={"training": cost, "placement": covering})
 
 
 def inspection(network: Partitioned, module: nn.Module, *, name: str, img_size: int, classes: int) -> Inspection:
@@ -112,30 +129,41 @@ def _stage(network: Partitioned, stage: Stage, *, branch: bool) -> StageFate:
     )
 
 
-def _from_file(path: Path, settings: InspectSettings) -> tuple[InspectSettings, tuple[str, ...]]:
-    """Return the settings that a file's header stands for, and its cuts."""
-    header, index = read_header_and_index(path)
-    check_rebuild(
-        header.student,
-        classes=len(header.classes),
-        img_size=header.img_size,
-        stem=header.stem,
-        model_kwargs=header.model_kwargs,
-        shapes=index.shapes,
+def _decided(header: SnnHeader) -> dict[str, Any]:
+    """Return the settings that a student's file decides, by name."""
+    return {
+        "img_size": header.img_size,
+        "model_kwargs": header.model_kwargs,
+        "stem": header.stem,
+        "classes": len(header.classes),
+        "coverage": header.coverage,
+        "maxpool": header.maxpool,
+    }
+
+
+def _refuse_decided(path: Path, settings: InspectSettings, decided: Mapping[str, Any]) -> None:
+    """See that what was given is what the file has.
+
+    Raises:
+        UsageError: it is not; the text names each flag and the file's value.
+    """
+    given = settings.model_fields_set & decided.keys()
+    other = [name for name in decided if name in given and getattr(settings, name) not in (decided[name], "auto")]
+    if other:
+        has = " and ".join(f"{name.replace('_', '-')} {_shown(decided[name])}" for name in other)
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in other)
+        raise UsageError(f"{path} decides this itself: it has {has}; leave out {flags}")
+
+
+def _shown(value: object) -> object:
+    return (
+        value if not isinstance(value, dict) else ",".join(f"{key}={inner}" for key, inner in value.items()) or "none"
     )
-    rebuilt = settings.model_copy(
-        update={
-            "model": header.student,
-            "img_size": header.img_size,
-            "model_kwargs": header.model_kwargs,
-            "stem": header.stem,
-            "classes": len(header.classes),
-            "timesteps": header.timesteps,
-            "coverage": header.coverage,
-            "maxpool": header.maxpool,
-        }
-    )
-    return rebuilt, header.cuts
+
+
+def _timesteps(header: SnnHeader, settings: InspectSettings) -> dict[str, int]:
+    """Return the file's timesteps unless others were given: a student runs, and is trained, at any T."""
+    return {} if "timesteps" in settings.model_fields_set else {"timesteps": header.timesteps}
 
 
 def network_form(

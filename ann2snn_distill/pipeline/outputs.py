@@ -3,7 +3,8 @@
 import json
 import shutil
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import tomli_w
 from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.files import is_leftover, remove_leftovers, write_text
+from ann2snn_distill.locks import locked
 
 STUDENT_FILE = "student.safetensors"
 REPORT_FILE = "report.json"
@@ -20,6 +22,11 @@ HTML_FILE = "report.html"
 CONFIG_FILE = "config.toml"
 METRICS_FILE = "metrics.jsonl"
 RESUME_FOLDER = "resume"
+LOCK_FILE = ".lock"
+"""There while a run is at work in the folder, and after one was killed."""
+
+_PATIENCE = 10.0
+"""Seconds for a run that was killed to end: the processes that decode its images outlive it by five."""
 
 _WRITTEN = (STUDENT_FILE, REPORT_FILE, MARKDOWN_FILE, HTML_FILE, CONFIG_FILE, METRICS_FILE, RESUME_FOLDER)
 
@@ -46,7 +53,7 @@ def resolve_output(settings: ConvertSettings) -> Path:
     dataset = Path(settings.dataset or "data").name
     stem = f"{settings.model.replace('/', '_')}-{dataset}-t{settings.timesteps}"
     number = 1
-    while _is_used(Path("runs") / f"{stem}-{number}"):
+    while (Path("runs") / f"{stem}-{number}").exists():  # another run may have made it a moment ago
         number += 1
     if settings.resume == "auto" and number > 1:
         number -= 1
@@ -97,19 +104,57 @@ def check_same_run(folder: Path, settings: ConvertSettings) -> None:
         )
 
 
-def prepare_output(folder: Path, settings: ConvertSettings) -> None:
-    """Make the folder of a run, with config.toml in it.
+def make_output(folder: Path, settings: ConvertSettings) -> Path:
+    """Make the folder of a run, and return it: the next N where another run has taken this default meanwhile.
 
     Raises:
-        BadInputError: it cannot be made or written.
+        BadInputError: it cannot be made.
     """
-    if settings.overwrite:
-        _clear(folder)
+    named = settings.output is not None or settings.resume is not None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                folder.mkdir(exist_ok=named)
+            except FileExistsError:
+                if named:
+                    raise
+                stem, _, number = folder.name.rpartition("-")
+                folder = folder.with_name(f"{stem}-{int(number) + 1}")
+            else:
+                return folder
     except OSError as error:
         raise BadInputError(f"cannot make {folder}: {error.strerror}; choose another --output") from error
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold the lock of an output folder, so that no two runs write to it at once.
+
+    Raises:
+        BadInputError: another run is at work there, or it cannot be written.
+    """
+
+    def wait(seconds: float) -> None:
+        if seconds > _PATIENCE:
+            raise BadInputError(f"another run is at work in {folder}; wait for its end, or give another --output")
+
+    with locked(folder / LOCK_FILE, waiting=wait, removed=True):
+        yield
+
+
+def prepare_output(folder: Path, settings: ConvertSettings) -> None:
+    """Clear the folder of a run of what it must not find there, and write config.toml.
+
+    Raises:
+        BadInputError: it cannot be written.
+    """
+    try:
+        if settings.overwrite:
+            _clear(folder)
+        remove_leftovers(folder)
+    except OSError as error:
+        raise BadInputError(f"cannot clear {folder}: {error.strerror}; choose another --output") from error
     if not (folder / CONFIG_FILE).exists():
         write_text(folder / CONFIG_FILE, tomli_w.dumps(_plain(settings)))
 
@@ -126,7 +171,7 @@ def _plain(settings: ConvertSettings) -> dict[str, Any]:
 def _is_used(folder: Path) -> bool:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; choose another --output")
-    return folder.is_dir() and not all(is_leftover(path) for path in folder.iterdir())
+    return folder.is_dir() and not all(is_leftover(path) or path.name == LOCK_FILE for path in folder.iterdir())
 
 
 def _clear(folder: Path) -> None:

@@ -103,7 +103,7 @@ def prepare(settings: ConvertSettings) -> Prepared:
     teacher = guide_network(resolved, loaded)
     wanted = resolved.branches if resolved.method == "hybrid" else "none"
     positions = choose_positions(student.stages, teacher.stages, wanted, same_network=is_same_network(resolved))
-    refuse_twice([position.name for position in positions])
+    refuse_twice(positions)
     memory = _memory(resolved, dataset, device, student, teacher, positions)
     if settings.batch_size == "auto":
         resolved = fitted(resolved, memory, device)

@@ -1,10 +1,13 @@
 """Settings that cannot work together, or with the data: refused before the first step."""
 
+from collections.abc import Sequence
+
 import torch
 
 from ann2snn_distill.config import ConvertSettings, FitSettings
 from ann2snn_distill.data.batches import train_batches
 from ann2snn_distill.data.datasets import Dataset
+from ann2snn_distill.distillation.branches import Position
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.pipeline.teachers import augmentation_of, images_a_step
 
@@ -66,12 +69,18 @@ def check_equalized(settings: ConvertSettings) -> None:
         )
 
 
-def refuse_twice(names: list[str]) -> None:
-    """See that no branch is named twice.
+def refuse_twice(positions: Sequence[Position]) -> None:
+    """See that no two branches leave the student and enter the teacher at the same places, whatever their names.
 
     Raises:
-        UsageError: one is.
+        UsageError: two do; the second would double the weight of the first.
     """
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"--branches names {name} twice; give it once")
+    names: dict[tuple[int, int], str] = {}
+    for position in positions:
+        first = names.setdefault((position.student, position.teacher), position.name)
+        if first != position.name:
+            raise UsageError(
+                f"--branches names one place twice, as {first} and as {position.name}; give one of the names"
+            )
+        if [other.name for other in positions].count(first) > 1:
+            raise UsageError(f"--branches names {first} twice; give it once")

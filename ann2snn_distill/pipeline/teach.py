@@ -1,5 +1,7 @@
 """`teach`: the teacher alone."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from ann2snn_distill.pipeline.guards import deterministic, interruptible
 from ann2snn_distill.pipeline.machine import choose_device
 from ann2snn_distill.pipeline.measuring import evaluation_batches, numerics
 from ann2snn_distill.pipeline.memory import StepMemory, step_memory
+from ann2snn_distill.pipeline.outputs import alone_in
 from ann2snn_distill.pipeline.planning import dataset_of, fitted
 from ann2snn_distill.pipeline.refusing import check_fit
 from ann2snn_distill.pipeline.teachers import execution_of, load_teacher, ready_teacher
@@ -35,14 +38,14 @@ def teach(settings: TeachSettings, observe: Observer) -> dict[str, Any]:
         InterruptedRunError: Ctrl-C or SIGTERM; the state after the present step is kept.
         SnnDistillError: anything else that the user can act on.
     """
-    with interruptible("give the same command again to go on"), deterministic(settings.deterministic):
-        return _teach(settings, observe)
-
-
-def _teach(settings: TeachSettings, observe: Observer) -> dict[str, Any]:
     _refuse_fixed(settings)
     device = choose_device(settings.device)
-    target = _target(settings)
+    way_on = "give the same command again to go on"
+    with interruptible(way_on), deterministic(settings.deterministic), _target(settings) as target:
+        return _teach(settings, device, target, observe)
+
+
+def _teach(settings: TeachSettings, device: torch.device, target: Path | None, observe: Observer) -> dict[str, Any]:
     data = dataset_of(settings)
     for text in data.warnings:
         observe(Caution(text))
@@ -105,15 +108,18 @@ def _refuse_fixed(settings: TeachSettings) -> None:
         raise UsageError(f"{flags} cannot be set for a teacher in this release: its recipe fixes it; leave it out")
 
 
-def _target(settings: TeachSettings) -> Path | None:
-    """Return the file to write, in a folder that exists, or None without --output."""
+@contextmanager
+def _target(settings: TeachSettings) -> Iterator[Path | None]:
+    """Give the file to write, in a folder that exists and that no other run writes to, or None without --output."""
     if settings.output is None:
-        return None
+        yield None
+        return
     target = settings.output / TEACHER_FILE
-    if target.exists() and not settings.overwrite:
-        raise UsageError(f"{target} exists; give --overwrite, or another --output")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInputError(f"cannot make {target.parent}: {error.strerror}; choose another --output") from error
-    return target
+    with alone_in(target.parent):
+        if target.exists() and not settings.overwrite:
+            raise UsageError(f"{target} exists; give --overwrite, or another --output")
+        yield target

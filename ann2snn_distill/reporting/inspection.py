@@ -63,6 +63,9 @@ class Inspection(_Part):
     stages: tuple[StageFate, ...]
     layers: tuple[LayerFate, ...]
     coverage: CoverageResult
+    placement: Literal["activations", "full"] = Field(
+        "activations", description="where neurons stand, as --coverage names it"
+    )
     share_after_first: _Share | None = Field(
         None, description="spiking share of all layers but those that read the image"
     )

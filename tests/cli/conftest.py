@@ -7,6 +7,8 @@ import pytest
 
 import ann2snn_distill
 from ann2snn_distill.cli.app import run as run_command
+from ann2snn_distill.config import ConvertSettings
+from ann2snn_distill.events import Observer, OutputChosen
 from ann2snn_distill.reporting.inspection import Inspection
 from ann2snn_distill.reporting.report import Report
 
@@ -83,14 +85,17 @@ def pipeline(
 
         return call
 
+    def convert(settings: ConvertSettings, observe: Observer) -> object:
+        observe(OutputChosen(settings.output or tmp_path / "run"))
+        return answer("convert", report)(settings, observe)
+
     fake = SimpleNamespace(
         calls=calls,
-        convert=answer("convert", report),
+        convert=convert,
         evaluate=answer("evaluate", report),
         inspect=answer("inspect", inspection),
         teach=answer("teach", {"model": "test_resnet", "top1": 99.5, "path": tmp_path}),
         plan=answer("plan", {"settings": {"model": "test_resnet"}, "stages": [{"name": "stem"}], "steps": 9}),
-        resolve_output=lambda settings: settings.output or tmp_path / "run",
     )
     monkeypatch.setitem(sys.modules, "ann2snn_distill.pipeline", fake)
     monkeypatch.setattr(ann2snn_distill, "pipeline", fake, raising=False)

@@ -21,9 +21,10 @@ def test_convert_shows_the_result_the_folder_and_the_gates(run, pipeline, tmp_pa
     assert "gate --min-accuracy 97: met (98.00 %)" in done.out
 
 
-def test_convert_passes_the_resolved_output_on(run, pipeline, tmp_path):
-    run(*CONVERT)
-    assert pipeline.calls[0][1][0].output == tmp_path / "run"
+def test_convert_leaves_the_default_output_to_the_run_and_shows_what_it_chose(run, pipeline, tmp_path):
+    done = run(*CONVERT)
+    assert pipeline.calls[0][1][0].output is None, "two runs that start together would choose the same"
+    assert f"written to {tmp_path / 'run'}" in done.out.replace("\n", "")
 
 
 def test_json_is_alone_on_stdout(run, pipeline, report):

@@ -119,6 +119,15 @@ BAD_FLAGS = {
     "--learn-decay --decay 1": "learn_decay starts strictly between 0 and 1; give another decay",
     "--learn-decay --decay 0": "learn_decay starts strictly between 0 and 1; give another decay",
     "--resume auto --overwrite": "resume and overwrite exclude each other; give one of them",
+    "--threshold 2e6": "--threshold must be at most 1e+06, not 2e6",
+    "--surrogate-width 2e6": "--surrogate-width must be at most 1e+06, not 2e6",
+    "--model-kwargs a=70000": "--model-kwargs must be short and plain values without a number above 65536, "
+    "not {'a': 70000}",
+    "--model-kwargs a=(70000,)": "--model-kwargs must be short and plain values without a number above 65536, "
+    "not {'a': (70000,)}",
+    "--model-kwargs a={1:2}": "--model-kwargs must be short and plain values without a key that is no text, or too "
+    "long, not {'a': {1: 2}}",
+    "--model-kwargs a={1}": "--model-kwargs must be short and plain values without a set, not {'a': {1}}",
     "--model-kwargs a": "--model-kwargs takes key=value pairs separated by commas, not 'a'",
     "--model-kwargs a=1,a=2": "--model-kwargs names a twice; give it once",
 }

@@ -49,6 +49,11 @@ CONVERT = {
         ("no cut is named 'layer9'", "layer1, layer2"),
     ),
     "a branch named twice": (("test_resnet", *DIGITS, "--branches", "layer1,layer1"), 2, ("names layer1 twice",)),
+    "a branch under two names": (
+        ("test_resnet", *DIGITS, "--branches", "head,layer2,layer4"),
+        2,
+        ("names one place twice, as head and as layer4; give one of the names",),
+    ),
     "an empty branch": (("test_resnet", *DIGITS, "--branches", "layer1,"), 2, ("no cut is named ''",)),
     "weights of another network": (
         ("test_resnet", *DIGITS, "--init", "teacher", "--student", "resnet10t"),

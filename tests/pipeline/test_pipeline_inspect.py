@@ -5,7 +5,9 @@ import json
 import pytest
 import timm
 import torch
+from refusals import refused
 
+from ann2snn_distill.checkpoint import load_checkpoint, save_checkpoint
 from ann2snn_distill.config import InspectSettings
 from ann2snn_distill.events import silent
 from ann2snn_distill.pipeline import surveying
@@ -164,6 +166,40 @@ def test_inspect_of_a_student_is_inspect_of_its_network(command, trained):
     of_file = json.loads(command("inspect", trained / "student.safetensors", "--json").out)
     form = ("--img-size", 16, "--classes", 10, "--timesteps", of_file["training"]["timesteps"])
     assert of_file == json.loads(command("inspect", "test_resnet", *form, "--json").out)
+
+
+@pytest.mark.parametrize(
+    ("flags", "has"),
+    [
+        (("--coverage", "full"), "coverage activations; leave out --coverage"),
+        (("--maxpool", "avg"), "maxpool keep; leave out --maxpool"),
+        (("--classes", 5, "--img-size", 224), "img-size 16 and classes 10; leave out --img-size and --classes"),
+        (("--stem", "keep"), "stem small; leave out --stem"),
+        (("--model-kwargs", "a=1"), "model-kwargs none; leave out --model-kwargs"),
+    ],
+)
+def test_what_a_students_file_decides_cannot_be_told_otherwise(command, trained, flags, has):
+    path = trained / "student.safetensors"
+    refused(command("inspect", path, *flags), 2, f"{path} decides this itself: it has {has}")
+
+
+def test_what_a_students_file_leaves_open_is_taken_from_the_flags(command, trained):
+    path = trained / "student.safetensors"
+    same = ("--coverage", "activations", "--img-size", 16, "--stem", "auto")  # as the file has it
+    found = json.loads(command("inspect", path, *same, "--timesteps", 8, "--batch-size", 7, "--json").out)
+    form = ("--img-size", 16, "--timesteps", 8, "--batch-size", 7)
+    assert found == json.loads(command("inspect", "test_resnet", *form, "--json").out)
+    assert (found["training"]["timesteps"], found["training"]["batch_size"]) == (8, 7)
+
+
+@pytest.mark.parametrize(("coverage", "hint"), [("activations", " %; convert it with --coverage full"), ("full", " %")])
+def test_the_hint_of_strict_follows_the_coverage_of_a_file(command, trained, tmp_path, coverage, hint):
+    header, tensors = load_checkpoint(trained / "student.safetensors")
+    path = tmp_path / "student.safetensors"
+    save_checkpoint(path, tensors, header.model_copy(update={"coverage": coverage}))
+    done = command("inspect", path, "--strict", 100)
+    assert done.code == 4, done.err
+    assert done.err.rstrip().endswith(f"below --strict 100{hint}")
 
 
 @pytest.mark.parametrize("coverage", ["activations", "full"])
