@@ -3,9 +3,9 @@
 from ann2snn_distill.teacher.load import LoadedNetwork, load_network
 from ann2snn_distill.teacher.matching import WeightMatch
 from ann2snn_distill.teacher.names import resolve_model_name
-from ann2snn_distill.teacher.networks import Stem, build_blueprint, build_network, chosen_stem, local_form
+from ann2snn_distill.teacher.networks import build_blueprint, build_network, local_form
 from ann2snn_distill.teacher.rebuild import check_rebuild, rebuilt_network
-from ann2snn_distill.teacher.stem import StemChange, small_stem
+from ann2snn_distill.teacher.stem import Stem, StemChange, chosen_stem, small_stem
 
 __all__ = [
     "LoadedNetwork",

@@ -15,15 +15,10 @@ from ann2snn_distill.recipes import SMALL_IMAGE
 from ann2snn_distill.teacher.files import TensorFile, read_tensors
 from ann2snn_distill.teacher.matching import Target, WeightMatch, match_by_name, match_by_order
 from ann2snn_distill.teacher.names import is_hub_name, resolve_model_name
-from ann2snn_distill.teacher.networks import (
-    Stem,
-    chosen_stem,
-    classifier_names,
-    create,
-    fit_to_images,
-)
+from ann2snn_distill.teacher.networks import classifier_names, create, fit_to_images
 from ann2snn_distill.teacher.normalisation import Normalisation
 from ann2snn_distill.teacher.renaming import Rename
+from ann2snn_distill.teacher.stem import Stem, chosen_stem
 
 _CHANNELS = 3
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Literal
+from typing import Any
 
 import timm
 import torch
@@ -13,19 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from ann2snn_distill.conversion.whole_input import WholeInputs
 from ann2snn_distill.errors import BadInputError, UsageError
-from ann2snn_distill.recipes import SMALL_IMAGE
 from ann2snn_distill.teacher.names import is_hub_name, resolve_model_name
-from ann2snn_distill.teacher.stem import StemChange, small_stem
-
-Stem = Literal["keep", "small"]
-
-
-def chosen_stem(stem: Literal["auto", "keep", "small"], *, img_size: int) -> Stem:
-    """Return the stem that is asked for, or the one for images of that side (pixels)."""
-    if stem != "auto":
-        return stem
-    return "keep" if img_size > SMALL_IMAGE else "small"
-
+from ann2snn_distill.teacher.stem import Stem, StemChange, small_stem
 
 _RESERVED = {
     "num_classes": "the data set sets it",

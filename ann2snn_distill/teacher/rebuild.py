@@ -20,7 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.teacher.names import is_hub_name, resolve_model_name
-from ann2snn_distill.teacher.networks import Stem, build_network, create, first_line, fit_to_images
+from ann2snn_distill.teacher.networks import build_network, create, first_line, fit_to_images
+from ann2snn_distill.teacher.stem import Stem
 
 _LARGEST_VALUE = 2**30
 """Numbers in one activation of one image; an attention over 1,024 px in patches of 16 has 2**28."""

@@ -6,13 +6,17 @@ that is more than a cut inside the stem (the output of its first convolution, or
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.layers import BlurPool2d, PatchEmbed, ScaledStdConv2d
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.padding import _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
+
+from ann2snn_distill.recipes import SMALL_IMAGE
+
+Stem = Literal["keep", "small"]
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, BlurPool2d)
 _PADS = (_ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd)
@@ -24,6 +28,13 @@ class StemChange:
 
     path: str
     change: str
+
+
+def chosen_stem(stem: Literal["auto", "keep", "small"], *, img_size: int) -> Stem:
+    """Return the stem that is asked for, or the one for images of that side (pixels)."""
+    if stem != "auto":
+        return stem
+    return "keep" if img_size > SMALL_IMAGE else "small"
 
 
 def small_stem(network: nn.Module, *, img_size: int, channels: int = 3) -> tuple[StemChange, ...]:
