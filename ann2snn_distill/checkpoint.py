@@ -79,6 +79,7 @@ class TrainingSummary(TypedDict, total=False):
     peak_memory_mib: Annotated[float, Field(ge=0)] | None
     teacher_top1: Annotated[_Percent | None, Field(description="percent of the test split")]
     teacher_source: str | None
+    spiking_share: Annotated[float | None, Field(ge=0, le=1, description="multiply-accumulates that spikes drive")]
     test_top1_at: Annotated[dict[str, _Percent], Field(description="percent of the test split, by timestep")]
 
 

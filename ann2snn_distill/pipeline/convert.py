@@ -88,7 +88,12 @@ def _conclude(
     measured = measured_beside(scores.top1_at, saved, sample, run.settings.timesteps)
     for text in (*silent_neurons(measured), *_signs(run, result, scores.branches, measured)):
         observe(Caution(text))
-    training = {**header.training, "teacher_top1": scores.teacher_top1, "test_top1_at": measured.top1_at}
+    training = {
+        **header.training,
+        "spiking_share": measured.coverage.share,
+        "teacher_top1": scores.teacher_top1,
+        "test_top1_at": measured.top1_at,
+    }
     save_checkpoint(path, tensors, header.model_copy(update={"training": training}))
     report = run_report(run, work.taught, measured, scores, result, cautions)
     _write(run.folder, report, result)

@@ -117,16 +117,28 @@ def warnings_of(network: Partitioned) -> list[str]:
 
 def _stage(network: Partitioned, stage: Stage, *, branch: bool) -> StageFate:
     sites = network.sites
-    own = {sites.trace.body.get_submodule(str(n.target)) for n in stage.nodes if n.op == "call_module"}
     return StageFate(
         name=stage.name,
         path=sites.trace.paths[stage.output],
         channels=stage.channels,
         reduction=stage.reduction,
-        parameters=sum(parameter.numel() for module in own for parameter in module.parameters(recurse=False)),
+        parameters=sum(parameter.numel() for parameter in _parameters(network, stage)),
         neurons=sum(sites.roles.get(node) is Role.NEURON for node in stage.nodes),
         branch=branch,
     )
+
+
+def _parameters(network: Partitioned, stage: Stage) -> set[nn.Parameter]:
+    """Return the parameters of the stage's modules, and those that its operations read by name."""
+    body = network.body
+    found: set[nn.Parameter] = set()
+    for node in stage.nodes:
+        owner, _, name = str(node.target).rpartition(".")
+        if node.op == "call_module":
+            found.update(body.get_submodule(str(node.target)).parameters())
+        elif node.op == "get_attr" and name in (own := body.get_submodule(owner)._parameters):
+            found.add(own[name])  # type: ignore[arg-type]
+    return found
 
 
 def _decided(header: SnnHeader) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ann2snn_distill.tensorfile import read_whole
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
 SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "net", "params")
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "network", "net", "params")
 
 
 @dataclass(frozen=True)

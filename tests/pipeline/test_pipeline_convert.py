@@ -79,6 +79,11 @@ def test_the_numbers_of_the_report_agree_with_each_other(trained):
     assert report["energy"]["ann_mj"] == pytest.approx(4.6e-9 * report["coverage"]["total_macs"])
 
 
+def test_the_header_has_the_share_that_spikes_drive(trained):
+    report, header = report_of(trained), read_header(trained / "student.safetensors")
+    assert header.training["spiking_share"] == report["coverage"]["share"] > 0.5
+
+
 def test_metrics_have_one_line_an_epoch_with_named_parts(trained):
     lines = lines_of(trained)
     assert [line["epoch"] for line in lines] == [1, 2]

@@ -10,7 +10,7 @@ from refusals import refused
 from ann2snn_distill.checkpoint import load_checkpoint, save_checkpoint
 from ann2snn_distill.config import InspectSettings
 from ann2snn_distill.events import silent
-from ann2snn_distill.pipeline import surveying
+from ann2snn_distill.pipeline import inspect, surveying
 from ann2snn_distill.teacher import small_stem
 
 ARCHITECTURES = (
@@ -253,3 +253,9 @@ def test_a_dry_run_says_what_the_run_then_does_and_writes_nothing(command, tiny,
     assert json.loads(again.out)["output"] == "runs/test_resnet-shades-t2-2"
     resumed = command("convert", *tiny, "--seed", 5, "--resume", "auto", "--json")
     assert (resumed.code, json.loads(resumed.out)) == (0, report)
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "vit_tiny_patch16_224", "swinv2_tiny_window8_256"])
+def test_the_parameters_of_the_stages_are_those_of_the_network(model):
+    found = inspect(model, settings=InspectSettings(model=model), observe=silent)
+    assert sum(stage.parameters for stage in found.stages) == found.parameters

@@ -131,6 +131,7 @@ def test_our_own_snn_is_sent_to_eval(tmp_path):
         ({"state_dict": "ema", "state_dict_ema": None}, "state_dict"),
         ({"model": {"state_dict": "ema"}}, "model.state_dict"),
         ({"net": "ema", "params": "plain"}, "net"),
+        ({"model_state_dict": "ema", "optimizer_state_dict": {}, "epoch": 3}, "model_state_dict"),
         ("ema", None),
     ],
 )
