@@ -53,7 +53,7 @@ _PRODUCT_METHODS = ("mul", "div", "matmul", "bmm", "addcmul")
 
 _ANALOG_MODULES = (
     nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.Softmax, nn.LayerNorm,
-    nn.GroupNorm, nn.InstanceNorm2d, nn.LocalResponseNorm, RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d, nn.LSTM,
+    nn.GroupNorm, nn.InstanceNorm2d, nn.LocalResponseNorm, RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d, nn.RNNBase,
     activations.Sigmoid, activations.HardSigmoid, activations.Tanh,
 )  # fmt: skip
 _ANALOG_FUNCTIONS = (

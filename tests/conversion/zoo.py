@@ -48,6 +48,9 @@ SMALL = {
 REFUSED = {"csatv2": "relates the images of a batch to each other"}
 """Families that cannot be converted, and a part of the reason."""
 
+RECURRENT = {"sequencer": {"LSTM"}}
+"""Layers besides those that read the image that no spikes drive under full coverage, by family."""
+
 FAMILIES = [family for family in REPRESENTATIVES if family not in REFUSED]
 
 FAST = ("byobnet", "convnext", "efficientnet", "mambaout", "maxxvit", "nfnet", "resnet", "vision_transformer")
