@@ -108,7 +108,8 @@ def never_asked():
 @pytest.mark.parametrize(
     ("model", "fits"),
     [("resnet18", True), ("vgg11_bn", True), ("densenet121", True), ("vgg11", False), ("mobilenetv2_035", False),
-     ("convnext_atto", False), ("test_vit", False), ("nobody", False)],
+     ("convnext_atto", False), ("test_vit", False), ("qwen3_vit_88m_enc", False),
+     ("nobody", False)],
 )  # fmt: skip
 def test_random_weights_are_for_convolutions_with_batch_norms(model, fits):
     assert learns_from_random(ConvertSettings(model=model), img_size=32) is fits

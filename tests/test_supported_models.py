@@ -52,10 +52,10 @@ def test_the_families_of_the_page_are_timms():
     assert sorted(shown) == timm.list_modules()
 
 
-def test_at_least_94_families_convert_and_the_first_layers_alone_read_analog_values_under_full_coverage():
-    rows = re.findall(r"^\| \w+ \| `.*, (\S+) \|$", PAGE, re.MULTILINE)
+def test_at_least_94_families_convert_and_all_but_the_first_layers_and_lstms_are_driven_by_spikes_under_full_coverage():
+    rows = dict(re.findall(r"^\| (\w+) \| `.*, (\S+) \|$", PAGE, re.MULTILINE))
     assert len(rows) >= 94
-    assert {float(after_first) for after_first in rows} == {100.0}
+    assert [family for family, after_first in rows.items() if float(after_first) != 100] == ["sequencer"]
 
 
 PEERS_REFUSE = {

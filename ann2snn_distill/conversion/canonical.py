@@ -16,7 +16,7 @@ from timm.layers.adaptive_avgmax_pool import (
     FastAdaptiveMaxPool,
 )
 from timm.layers.pool2d_same import MaxPool2dSame
-from torch import nn
+from torch import Tensor, nn
 
 from ann2snn_distill.errors import UnsupportedModelError
 
@@ -30,7 +30,7 @@ def canonical(model: nn.Module) -> nn.Module:
     Raises:
         UnsupportedModelError: a batch norm without plain running statistics.
     """
-    result = copy.deepcopy(model).eval()
+    result = _copy(model).eval()
     for path, module in list(result.named_modules()):
         if isinstance(module, _BatchNorm):
             _check_norm(path, module)
@@ -39,6 +39,23 @@ def canonical(model: nn.Module) -> nn.Module:
             parent, _, name = path.rpartition(".")
             setattr(result.get_submodule(parent), name, replacement)
     return result
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """Return a copy without what a forward with gradients has kept, such as attention's biases: that has no copy."""
+    torchs = vars(nn.Module())
+    caches = [
+        value
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if name not in torchs and type(value) is dict
+    ]
+    memo: dict[int, object] = {
+        id(cache): {}
+        for cache in caches
+        if any(isinstance(kept, Tensor) and not kept.is_leaf for kept in cache.values())
+    }
+    return copy.deepcopy(model, memo)
 
 
 def _replacement(module: nn.Module) -> nn.Module | None:
@@ -76,7 +93,7 @@ def average_pooled(model: nn.Module) -> nn.Module:
     Raises:
         UnsupportedModelError: a max pool that is dilated, gives indices, or is mixed with an average.
     """
-    result = copy.deepcopy(model)
+    result = _copy(model)
     for path, module in list(result.named_modules()):
         pool = _average(path, module)
         if pool is not None:

@@ -1,5 +1,6 @@
 """What drives each synapse: spikes, or analog values. A model is as spiking as its multiply-accumulates are."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -24,10 +25,10 @@ class LayerFate:
         path: the module that calls it.
         operation: class, function or method.
         role: what it is to the SNN.
-        binary_input: of a convolution or linear layer, whether spikes drive it; None for others.
+        binary_input: of a layer with weights, whether spikes drive it, an LSTM never; None for others.
         macs: multiply-accumulates a timestep and image, of a product of two activations as well.
         static: whether it works on what is constant in time, so that once a static image is enough.
-        first: of a convolution or linear layer, whether it reads the image itself.
+        first: of a layer with weights, whether it reads the image itself.
     """
 
     name: str
@@ -46,9 +47,9 @@ class Coverage:
 
     Attributes:
         layers: every data call site.
-        spiking_macs: those of convolutions and linear layers that spikes drive.
+        spiking_macs: those of layers that spikes drive.
         first_macs: those of layers that read the image.
-        total_macs: all of convolutions and linear layers.
+        total_macs: all of convolutions, linear and recurrent layers.
         product_macs: of matrix products of two activations, as in attention; not in the total.
     """
 
@@ -76,14 +77,14 @@ def coverage(sites: Sites) -> Coverage:
     static, first = _static(sites), _reading_the_image(sites)
     fates = []
     for node in sites.roles:
-        weighted = sites.is_weighted(node)
+        weighted = sites.has_weights(node)
         fates.append(
             LayerFate(
                 name=node.name,
                 path=sites.trace.paths[node],
                 operation=describe(node, sites.trace.body),
                 role=sites.roles[node],
-                binary_input=signals[sites.data_inputs(node)[0]] is Signal.BINARY if weighted else None,
+                binary_input=_is_driven(sites, node, signals) if weighted else None,
                 macs=_macs(sites, node) if weighted or sites.is_matrix_product(node) else 0,
                 static=node in static,
                 first=weighted and sites.data_inputs(node)[0] in first,
@@ -99,6 +100,10 @@ def coverage(sites: Sites) -> Coverage:
     )
 
 
+def _is_driven(sites: Sites, node: fx.Node, signals: Mapping[fx.Node, Signal]) -> bool:
+    return signals[sites.data_inputs(node)[0]] is Signal.BINARY and not sites.is_recurrent(node)
+
+
 def _static(sites: Sites) -> set[fx.Node]:
     static: set[fx.Node] = set()
     for node in sites.trace.graph.nodes:
@@ -112,7 +117,7 @@ def _reading_the_image(sites: Sites) -> set[fx.Node]:
     """Return the nodes that no layer with weights is in front of."""
     found: set[fx.Node] = set()
     for node in sites.trace.graph.nodes:
-        if not sites.is_weighted(node) and all(source in found for source in sites.data_inputs(node)):
+        if not sites.has_weights(node) and all(source in found for source in sites.data_inputs(node)):
             found.add(node)
     return found
 
@@ -121,8 +126,11 @@ def _macs(sites: Sites, node: fx.Node) -> int:
     """Return the multiply-accumulates of one image: output values times the weights that meet in each."""
     shapes = sites.trace.shapes
     operands = [shapes[source] for source in node.all_input_nodes if source in shapes]
-    outputs = prod(shapes[node])
     module = sites.module(node)
+    if isinstance(module, nn.RNNBase):  # at each step of its sequences, every matrix once
+        matrices = (parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)
+        return prod(operands[0][:-1]) * sum(matrices) // BATCH
+    outputs = prod(shapes[node])
     if module is not None:
         weight = tuple(module.get_parameter("weight").shape)
         outputs = prod(operands[0]) if isinstance(module, _TRANSPOSED) else outputs

@@ -57,7 +57,7 @@ def _behind_weights(sites: Sites) -> set[fx.Node]:
     """Return the nodes that some layer with weights is in front of; the others carry the image."""
     found: set[fx.Node] = set()
     for node in sites.trace.graph.nodes:
-        if sites.is_weighted(node) or any(source in found for source in sites.data_inputs(node)):
+        if sites.has_weights(node) or any(source in found for source in sites.data_inputs(node)):
             found.add(node)
     return found
 

@@ -58,6 +58,14 @@ class Sites:
             return node.target in _WEIGHTED_FUNCTIONS and self.roles.get(node) is Role.SYNAPSE
         return isinstance(self.trace.body.get_submodule(str(node.target)), _WEIGHTED_MODULES)
 
+    def is_recurrent(self, node: fx.Node) -> bool:
+        """Return whether `node` is an LSTM or its like: its weights meet its own hidden state, which no spikes make."""
+        return isinstance(self.module(node), nn.RNNBase)
+
+    def has_weights(self, node: fx.Node) -> bool:
+        """Return whether `node` multiplies data by weights, so that its multiply-accumulates count."""
+        return self.is_weighted(node) or self.is_recurrent(node)
+
     def is_matrix_product(self, node: fx.Node) -> bool:
         """Return whether `node` multiplies matrices of data with each other, as attention does."""
         if self.roles.get(node) is not Role.ANALOG:

@@ -16,6 +16,7 @@ from timm.layers import (
     SimpleNorm,
     SimpleNorm2d,
     activations,
+    activations_me,
 )
 from torch import nn
 from torch.nn import functional as F
@@ -26,7 +27,8 @@ from ann2snn_distill.conversion.rules import Role, Rule, RuleBook, product, sele
 _NEURON_MODULES = (
     nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.Mish,
     activations.GELU, activations.GELUTanh, activations.QuickGELU, activations.PReLU, activations.Swish,
-    activations.Mish, activations.HardSwish, activations.HardMish,
+    activations.Mish, activations.HardSwish, activations.HardMish, activations_me.SwishMe, activations_me.MishMe,
+    activations_me.HardSwishMe, activations_me.HardMishMe,
 )  # fmt: skip
 _NEURON_FUNCTIONS = (
     F.relu, torch.relu, F.relu6, F.silu, F.gelu, F.hardswish, F.leaky_relu, F.prelu, torch.prelu, F.elu, F.celu,
@@ -53,8 +55,8 @@ _PRODUCT_METHODS = ("mul", "div", "matmul", "bmm", "addcmul")
 
 _ANALOG_MODULES = (
     nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.Softmax, nn.LayerNorm,
-    nn.GroupNorm, nn.InstanceNorm2d, nn.LocalResponseNorm, RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d, nn.LSTM,
-    activations.Sigmoid, activations.HardSigmoid, activations.Tanh,
+    nn.GroupNorm, nn.InstanceNorm2d, nn.LocalResponseNorm, RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d, nn.RNNBase,
+    activations.Sigmoid, activations.HardSigmoid, activations.Tanh, activations_me.HardSigmoidMe,
 )  # fmt: skip
 _ANALOG_FUNCTIONS = (
     F.max_pool1d, F.max_pool2d, F.adaptive_max_pool2d, torch.max_pool2d, torch.amax, torch.amin, torch.maximum,

@@ -170,8 +170,8 @@ def _described(graph: fx.Graph, body: nn.Module, others: dict[fx.Node, Any]) -> 
     mixed = next((node for node, found in axes.items() if len(found) > 1), None)
     if mixed is not None:
         raise UnsupportedModelError(
-            f"{paths[mixed] or 'the network'} relates the images of a batch to each other, so that neither its "
-            "result for one image nor time folded into the batch is defined; choose another model"
+            f"{paths[mixed] or 'the network'} computes a value for every pair of a batch's images, and no rule says "
+            "what that is once time is folded into the batch; choose another model"
         )
     return Trace(
         body=body,

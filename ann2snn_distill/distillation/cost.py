@@ -28,7 +28,7 @@ class Work:
 
 
 def work(network: Partitioned) -> Work:
-    """Count the convolutions and linear layers of a network."""
+    """Count the multiply-accumulates of a network."""
     fates = {fate.name: fate for fate in coverage(network.sites).layers}
     stages = [sum(fates[node.name].macs for node in stage.nodes if node.name in fates) for stage in network.stages]
     static = sum(fate.macs for fate in fates.values() if fate.static)

@@ -19,7 +19,7 @@ from ann2snn_distill.conversion.signals import is_maxpool
 from ann2snn_distill.conversion.sites import Sites
 from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
 from ann2snn_distill.distillation.branches import named_cuts
-from ann2snn_distill.errors import BadInputError, UnsupportedModelError, UsageError
+from ann2snn_distill.errors import BadInputError, SnnDistillError, UnsupportedModelError, UsageError
 from ann2snn_distill.neurons.equations import NeuronModel
 from ann2snn_distill.pipeline.decays import decays_of
 from ann2snn_distill.teacher import (
@@ -108,7 +108,7 @@ def _learns_from_random(name: str, model_kwargs: str, img_size: int) -> bool:
     keywords = json.loads(model_kwargs)
     try:
         network = build_blueprint(name, classes=2, img_size=img_size, stem="keep", model_kwargs=keywords)
-    except (UsageError, BadInputError):
+    except SnnDistillError:
         return False
     kinds = [type(module) for module in network.modules()]
     normed = any(issubclass(kind, nn.BatchNorm2d) for kind in kinds)

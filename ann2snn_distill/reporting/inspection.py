@@ -38,7 +38,7 @@ class LayerFate(_Part):
     kind: str = Field(description="type in the ANN, such as Conv2d")
     role: Role
     stage: str
-    binary_input: bool | None = Field(None, description="whether spikes alone drive it; null if no synapse")
+    binary_input: bool | None = Field(None, description="whether spikes alone drive it; null if it has no weights")
     macs: _Count | None = Field(None, description="multiply-accumulates for one image and timestep")
 
 
@@ -90,7 +90,9 @@ class FamilyFate(_Part):
     refused: str | None = Field(None, description="the reason; then nothing else is known")
     img_size: Annotated[int, Field(ge=1)] | None = Field(None, description="the model's own image side, pixels")
     parameters: _Count | None = None
-    total_macs: _Count | None = Field(None, description="of convolutions and linear layers, an image and timestep")
+    total_macs: _Count | None = Field(
+        None, description="of convolutions, linear and recurrent layers, an image and timestep"
+    )
     product_macs: _Count | None = Field(None, description="of products of two activations, apart from the total")
     branches: tuple[str, ...] = Field((), description="cuts at which hybrid branches stand by default")
     activations: CoveredFate | None = Field(None, description="a neuron for each activation")

@@ -12,7 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ann2snn_distill.conversion.whole_input import WholeInputs
-from ann2snn_distill.errors import BadInputError, UsageError
+from ann2snn_distill.errors import BadInputError, UnsupportedModelError, UsageError
 from ann2snn_distill.teacher.names import is_hub_name, resolve_model_name
 from ann2snn_distill.teacher.stem import Stem, StemChange, small_stem
 
@@ -47,6 +47,7 @@ def build_network(
 
     Raises:
         UsageError: the name is unknown, or timm refuses a keyword or the image size.
+        UnsupportedModelError: it has no classifier.
         BadInputError: a hub repository's configuration cannot be had.
     """
     name = resolve_model_name(name)
@@ -63,8 +64,7 @@ def build_blueprint(
     What PyTorch cannot run there, a few architectures before its 2.14, is built on the CPU.
 
     Raises:
-        UsageError: as `build_network`.
-        BadInputError: as `build_network`.
+        UsageError, UnsupportedModelError, BadInputError: as `build_network`.
     """
     try:
         with torch.device("meta"):
@@ -111,12 +111,11 @@ def fit_to_images(
 ) -> tuple[StemChange, ...]:
     """Adapt the stem if asked, and see that images of `img_size` pixels become `classes` logits.
 
-    Convolutions that read their whole input become matrix products.
-
-    Returns what was changed in the stem.
+    Convolutions that read their whole input become matrix products. Returns what was changed in the stem.
 
     Raises:
-        UsageError: they do not.
+        UsageError: the network does not take them, or `model_kwargs` may be why there are no such logits.
+        UnsupportedModelError: it has no classifier.
     """
     config = getattr(network, "pretrained_cfg", None) or {}
     channels = model_kwargs.get("in_chans") or config.get("input_size", (3,))[0]
@@ -135,10 +134,10 @@ def fit_to_images(
         ) from error
     if not isinstance(logits_BC, torch.Tensor) or logits_BC.shape != (1, classes):
         found = tuple(logits_BC.shape) if isinstance(logits_BC, torch.Tensor) else type(logits_BC).__name__
-        raise UsageError(
-            f"{name} gives {found} instead of {classes} logits for one image; check --model-kwargs or choose "
-            "a classification model"
-        )
+        gives = f"{name} gives {found} instead of {classes} logits for one image"
+        if model_kwargs:
+            raise UsageError(f"{gives}; check --model-kwargs or choose a classification model")
+        raise UnsupportedModelError(f"{gives}: it has no classifier; choose a classification model")
     whole_inputs.linearize()
     network.train().eval()  # drops what timm's attention keeps of the weights of now, which others may follow
     return changes

@@ -18,7 +18,7 @@ from torch.nn.modules.module import (
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ann2snn_distill.errors import BadInputError, UsageError
+from ann2snn_distill.errors import BadInputError, UnsupportedModelError, UsageError
 from ann2snn_distill.teacher.names import is_hub_name, resolve_model_name
 from ann2snn_distill.teacher.networks import build_network, create, first_line, fit_to_images
 from ann2snn_distill.teacher.stem import Stem
@@ -96,6 +96,8 @@ def check_rebuild(
                 most=2 * sum(map(math.prod, shapes.values())) + _SPARE_VALUES,
             )  # fmt: skip
             _check_work(work.get_total_flops())
+    except UnsupportedModelError as error:  # no model of the user's choice: the file's
+        raise BadInputError(f"the file's network cannot be built: {error}") from error
     except Exception as error:
         cause = _too_large(error)
         if cause is None:

@@ -8,6 +8,7 @@ from timm.layers import SelectAdaptivePool2d
 from timm.layers.pool2d_same import MaxPool2dSame
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from ann2snn_distill.conversion.canonical import average_pooled
 from ann2snn_distill.conversion.coverage import coverage
@@ -81,6 +82,56 @@ def test_macs_are_those_that_hooks_count(name):
     by_path = {fate.path: fate.macs for fate in found.layers if fate.binary_input is not None}
     assert by_path == counted
     assert found.total_macs == sum(counted.values())
+
+
+class Recurrent(nn.Module):
+    """Spikes drive a recurrent layer over the rows, and a classifier of what it gives."""
+
+    def __init__(self, kind, **options):
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(3, 6, 3), nn.ReLU()
+        self.rows = kind(6, 5, num_layers=2, bidirectional=True, batch_first=True, **options)
+        self.fc = nn.Linear(2 * (options.get("proj_size") or 5), 10)
+
+    def forward(self, x):
+        rows_BLC, _ = self.rows(self.act(self.conv(x)).mean(3).transpose(1, 2))
+        return self.fc(rows_BLC.mean(1))
+
+
+def flop_counter_macs(model, side):
+    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+        model.double()(torch.zeros(1, 3, side, side, dtype=torch.float64))
+    return counted.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(("kind", "options"), [(nn.LSTM, {}), (nn.LSTM, {"proj_size": 3}), (nn.GRU, {}), (nn.RNN, {})])
+def test_recurrent_layers_count_and_no_spikes_drive_them(kind, options, full):
+    model = Recurrent(kind, **options)
+    found = coverage(partitioned(model, img_size=8, full_coverage=full).sites)
+    fates = {fate.path: fate for fate in found.layers if fate.binary_input is not None}
+    assert [path for path, fate in fates.items() if not fate.binary_input] == ["conv", "rows", "fc"][: 2 if full else 3]
+    assert not fates["rows"].first
+    assert found.total_macs == flop_counter_macs(model, 8)
+    assert fates["rows"].macs == found.total_macs - fates["conv"].macs - fates["fc"].macs > 0
+
+
+def test_what_stands_behind_a_recurrent_layer_that_reads_the_image_does_not_read_it():
+    model = Recurrent(nn.GRU)
+    model.conv = nn.ConstantPad2d(0, 0.0)
+    model.rows = nn.GRU(3, 5, bidirectional=True, batch_first=True)
+    found = coverage(partitioned(model, img_size=8, full_coverage=True).sites)
+    assert {fate.path: fate.first for fate in found.layers if fate.macs} == {"rows": True, "fc": False}
+
+
+def test_the_lstms_of_sequencer_are_in_its_share():
+    with torch.device("meta"):
+        model = timm.create_model("sequencer2d_s", num_classes=10)
+        counted = flop_counter_macs(model, 224)
+    found = coverage(partitioned(model, img_size=224, full_coverage=True).sites)
+    assert found.total_macs == counted
+    assert 100 * found.share == pytest.approx(58.9, abs=0.05)
+    assert {fate.operation for fate in found.layers if fate.binary_input is False and not fate.first} == {"LSTM"}
 
 
 class Mixed(nn.Module):

@@ -1,7 +1,9 @@
 """The rule book is a closed world and a value: what it does not know is refused by name."""
 
 import pytest
+import timm
 import torch
+from timm.layers import activations, activations_me
 from torch import fx, nn
 from torch.nn import functional as F
 
@@ -132,6 +134,30 @@ def test_a_product_is_a_synapse_of_one_operand_and_analog_of_two(operation, role
     names = ("mul", "matmul", "truediv", "div")
     found = [found for node, found in cut.sites.roles.items() if node.name in names]
     assert found == [role]
+
+
+TIMMS_ACTIVATIONS = [
+    kind
+    for file in (activations, activations_me)
+    for kind in vars(file).values()
+    if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__ == file.__name__
+]
+
+
+@pytest.mark.parametrize("kind", TIMMS_ACTIVATIONS)
+def test_every_activation_of_timms_becomes_a_neuron_but_for_gates(kind):
+    sites = partitioned(Net(kind()), img_size=16).sites
+    gate = kind.__name__ in ("Sigmoid", "Tanh", "HardSigmoid", "HardSigmoidMe")
+    roles = [role for node, role in sites.roles.items() if node.target == "block.operation"]
+    assert roles == [Role.ANALOG if gate else Role.NEURON]
+
+
+def test_an_activation_that_timm_makes_of_a_name_becomes_neurons():
+    named = timm.create_model("test_resnet", num_classes=10, act_layer="hard_mish")
+    usual = timm.create_model("test_resnet", num_classes=10)
+    assert len(partitioned(named, img_size=32).sites.neuron_names()) == len(
+        partitioned(usual, img_size=32).sites.neuron_names()
+    )
 
 
 @pytest.mark.parametrize(

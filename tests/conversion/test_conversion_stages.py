@@ -7,6 +7,7 @@ from small_networks import IMAGE, NETWORKS, images, network
 from timm.layers import Conv2dSame
 from torch import nn
 
+from ann2snn_distill.conversion.canonical import average_pooled
 from ann2snn_distill.conversion.network import StagedAnn, partitioned
 from ann2snn_distill.conversion.rules import Role
 
@@ -206,3 +207,14 @@ def test_the_given_model_is_never_changed():
             parameter.zero_()
     assert model.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("prepared", [lambda model: model, average_pooled], ids=["as it is", "with averages"])
+def test_a_network_that_keeps_what_a_forward_with_gradients_computed_is_copied_without_it(prepared):
+    model = timm.create_model("efficientvit_m0", num_classes=10, img_size=64).eval()
+    expected = model(torch.ones(1, 3, 64, 64))
+    kept = [module.attention_bias_cache for module in model.modules() if hasattr(module, "attention_bias_cache")]
+    cut = partitioned(prepared(model), img_size=64)
+    assert torch.equal(StagedAnn(cut).eval()(torch.ones(1, 3, 64, 64)), expected)
+    assert all(kept)
+    assert not any(getattr(module, "attention_bias_cache", {}) for module in cut.body.modules())

@@ -45,8 +45,11 @@ SMALL = {
 }
 """Families whose representative does not run on 32 px images, or is large."""
 
-REFUSED = {"csatv2": "relates the images of a batch to each other"}
+REFUSED = {"csatv2": "computes a value for every pair of a batch's images"}
 """Families that cannot be converted, and a part of the reason."""
+
+RECURRENT = {"sequencer": {"LSTM"}}
+"""Layers besides those that read the image that no spikes drive under full coverage, by family."""
 
 FAMILIES = [family for family in REPRESENTATIVES if family not in REFUSED]
 

@@ -47,6 +47,11 @@ def test_a_name_never_becomes_a_path(shapes, name):
     assert "is not a model's name" in text or "timm knows no model" in text
 
 
+def test_a_network_without_a_classifier_is_the_files_fault(shapes):
+    text = refusal(shapes, "test_vit", classes=0, model_kwargs={}, stem="keep")
+    assert text.startswith("the file's network cannot be built: test_vit gives (1, 64) instead of 0 logits")
+
+
 @pytest.mark.parametrize("key", ["checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained"])
 def test_arguments_that_load_files_are_refused(shapes, key):
     assert f"cannot set {key}" in refusal(shapes, model_kwargs={**SMALL, key: "/etc/passwd"})

@@ -17,7 +17,7 @@ from ann2snn_distill.checkpoint import load_checkpoint, save_checkpoint
 CONVERT = {
     "an unknown model": (("test_resnt", *DIGITS), 2, ("no model 'test_resnt'", "did you mean test_resnet")),
     "an unknown student": (("test_resnet", *DIGITS, "--student", "resnet81"), 2, ("resnet81", "did you mean resnet18")),
-    "a model that mixes images": (("csatv2", *DIGITS, "--img-size", "64"), 4, ("relates the images of a batch",)),
+    "a model that pairs images": (("csatv2", *DIGITS, "--img-size", "64"), 4, ("every pair of a batch's images",)),
     "an unknown data set": (("test_resnet", "--dataset", "digit"), 2, ('unknown data set "digit"', "digits")),
     "no data set": (("test_resnet",), 2, ("--dataset is missing",)),
     "no model": (DIGITS, 2, ("MODEL is missing",)),

@@ -80,7 +80,13 @@ def test_inspect_knows_every_architecture_of_the_first_release(command, name):
 def test_inspect_says_why_a_network_cannot_be_converted(command):
     done = command("inspect", "csatv2", "--img-size", 64, "--stem", "keep")
     assert (done.code, done.out) == (4, "")
-    assert "stages.0.0.attn.attn relates the images of a batch to each other" in done.err
+    assert "stages.0.0.attn.attn computes a value for every pair of a batch's images" in done.err
+
+
+def test_inspect_says_that_an_encoder_has_no_classifier(command):
+    done = command("inspect", "qwen3_vit_88m_enc", "--img-size", 96, "--json")
+    assert (done.code, done.out) == (4, "")
+    assert "gives (1, 9, 1024) instead of 10 logits for one image: it has no classifier; choose a class" in done.err
 
 
 @pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet", "test_vit"])
@@ -104,7 +110,7 @@ def test_inspect_all_takes_one_model_of_each_family_under_both_coverages(command
     found = json.loads(command("inspect", "--all", "--json").out)
     assert found["timm"] == timm.__version__
     refused, resnet, vit = found["families"]
-    assert "relates the images of a batch" in refused["refused"]
+    assert "for every pair of a batch's images" in refused["refused"]
     assert (resnet["model"], vit["model"]) == ("test_resnet", "test_vit")
     for name, fate in (("test_resnet", resnet), ("test_vit", vit)):
         alone = coverage_of(command, name)
@@ -132,7 +138,7 @@ def test_inspect_all_shows_a_line_a_family_and_the_reasons(command):
     shown = command("inspect", "--all")
     assert shown.code == 0, shown.err
     assert "2 of 3 families of timm" in shown.out
-    assert "csatv2 (csatv2): stages.0.0.attn.attn relates" in shown.out
+    assert "csatv2 (csatv2): stages.0.0.attn.attn computes" in shown.out
     strict = command("inspect", "--all", "--strict", 50)
     assert strict.code == 4
     assert "0.00 % of the multiply-accumulates of csatv2, and too little of 1 more, below --strict 50 %" in strict.err

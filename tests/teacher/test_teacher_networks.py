@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ann2snn_distill.errors import BadInputError, UsageError
+from ann2snn_distill.errors import BadInputError, UnsupportedModelError, UsageError
 from ann2snn_distill.teacher import build_blueprint, build_network, load_network, networks, rebuilt_network
 from ann2snn_distill.teacher.normalisation import Normalisation
 
@@ -177,9 +177,15 @@ def test_timms_weights_bring_their_normalisation_and_report_the_classifier(monke
     assert ("classifier rebuilt for 10 classes" in loaded.match.summary()) == (classes == 10)
 
 
-def test_a_network_without_a_classifier_is_a_usage_error():
-    with pytest.raises(UsageError, match=r"test_vit gives \(1, 64\) instead of 0 logits for one image"):
+def test_a_network_without_a_classifier_is_not_supported():
+    wanted = r"^test_vit gives \(1, 64\) instead of 0 logits for one image: it has no classifier; choose"
+    with pytest.raises(UnsupportedModelError, match=wanted):
         build("test_vit", classes=0)
+
+
+def test_keywords_that_take_the_pool_in_front_of_the_classifier_are_wrong_usage():
+    with pytest.raises(UsageError, match=r"gives \(1, 10, 2, 2\) instead of 10 logits .*; check --model-kwargs"):
+        build("test_convnext", img_size=64, model_kwargs={"global_pool": ""})
 
 
 def test_a_hub_network_has_a_name_and_arguments_that_need_no_hub(monkeypatch):
