@@ -1,23 +1,21 @@
 """A trained network from timm's weights or from a file, or an untrained one from a seed."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from timm.models import model_entrypoint, split_model_name_tag
+from timm.models import split_model_name_tag
 from torch import nn
 
 from ann2snn_distill.errors import UsageError
 from ann2snn_distill.recipes import SMALL_IMAGE
+from ann2snn_distill.teacher.conversions import conversion
 from ann2snn_distill.teacher.files import TensorFile, read_tensors
 from ann2snn_distill.teacher.matching import Target, WeightMatch, match_by_name, match_by_order
 from ann2snn_distill.teacher.names import is_hub_name, resolve_model_name
 from ann2snn_distill.teacher.networks import classifier_names, create, fit_to_images
 from ann2snn_distill.teacher.normalisation import Normalisation
-from ann2snn_distill.teacher.renaming import Rename
 from ann2snn_distill.teacher.stem import Stem, chosen_stem
 
 _CHANNELS = 3
@@ -121,7 +119,7 @@ def _target(module: nn.Module, *, name: str, classes: int, stem: Stem) -> Target
         classifiers=classifier_names(module),
         classes=classes,
         stem=stem,
-        rename=_timm_conversion(module),
+        rename=conversion(module),
     )
 
 
@@ -129,21 +127,6 @@ def _load_file(module: nn.Module, file: TensorFile, *, target: Target, by_order:
     tensors, match = (match_by_order if by_order else match_by_name)(file, target)
     module.load_state_dict(tensors, strict=False)
     return match
-
-
-def _timm_conversion(module: nn.Module) -> Rename | None:
-    """Return timm's conversion of foreign checkpoints, if the architecture's file has one."""
-    architecture = (getattr(module, "pretrained_cfg", None) or {}).get("architecture")
-    if not architecture:
-        return None
-    home = sys.modules[model_entrypoint(architecture).__module__]
-    convert = getattr(home, "checkpoint_filter_fn", None)
-    return None if convert is None else partial(_call_conversion, convert, module)
-
-
-def _call_conversion(convert: Any, module: nn.Module, tensors: dict[str, Any]) -> Mapping[str, Any]:
-    converted: Mapping[str, Any] = convert(tensors, module)
-    return converted
 
 
 def _timm_match(module: nn.Module, classes: int) -> WeightMatch:
