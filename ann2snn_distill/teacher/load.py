@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from timm.models import split_model_name_tag
-from torch import nn
+from torch import Tensor, nn
 
-from ann2snn_distill.errors import UsageError
+from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.recipes import SMALL_IMAGE
 from ann2snn_distill.teacher.conversions import conversion
 from ann2snn_distill.teacher.files import TensorFile, read_tensors
@@ -74,7 +74,7 @@ def load_network(
 
     Raises:
         UsageError: an unknown name, a refused keyword or image size, flags that exclude each other.
-        BadInputError: weights that cannot be had, or a file that cannot be read or does not fit.
+        BadInputError: weights that cannot be had, or a file that cannot be read, does not fit or holds NaN.
     """
     name = resolve_model_name(name)
     if checkpoint is not None and pretrained:
@@ -125,8 +125,25 @@ def _target(module: nn.Module, *, name: str, classes: int, stem: Stem) -> Target
 
 def _load_file(module: nn.Module, file: TensorFile, *, target: Target, by_order: bool) -> WeightMatch:
     tensors, match = (match_by_order if by_order else match_by_name)(file, target)
+    for name, tensor in tensors.items():
+        _check_values(file.path, name, tensor, target.tensors[name])
     module.load_state_dict(tensors, strict=False)
     return match
+
+
+def _check_values(path: Path, name: str, tensor: Tensor, own: Tensor) -> None:
+    """Refuse what no network computes with: NaN, infinity, and the integers of a quantized model."""
+    if not own.is_floating_point():
+        return
+    if not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise BadInputError(
+            f"{path} holds {kind} numbers in {name}, where weights are floats; give the file of the float model"
+        )
+    if not tensor.to(own.dtype).isfinite().all():
+        raise BadInputError(
+            f"{path} holds NaN or infinity in {name} (a training that diverged leaves them); give an earlier one"
+        )
 
 
 def _timm_match(module: nn.Module, classes: int) -> WeightMatch:

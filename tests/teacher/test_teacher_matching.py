@@ -177,3 +177,28 @@ def test_a_checkpoint_for_photographs_brings_timms_normalisation(tmp_path, origi
 
 def test_pretrained_and_a_checkpoint_exclude_each_other(tmp_path):
     assert "exclude each other" in refusal(UsageError, tmp_path / "net.pth", pretrained=True)
+
+
+@pytest.mark.parametrize("how", ["name", "order"])
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (lambda tensor: tensor.fill_(float("nan")), "holds NaN or infinity in bn1.bias"),
+        (lambda tensor: tensor.index_fill_(0, torch.tensor(1), float("-inf")), "holds NaN or infinity in bn1.bias"),
+        (lambda tensor: tensor.double() + 1e300, "holds NaN or infinity in bn1.bias"),
+        (lambda tensor: tensor.to(torch.int8), "holds int8 numbers in bn1.bias, where weights are floats; give"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused_when_they_are_read(tmp_path, original, spoil, text, how):
+    path = tmp_path / "net.pth"
+    tensors = {name: tensor.clone() for name, tensor in original.state_dict().items()}
+    tensors["bn1.bias"] = spoil(tensors["bn1.bias"])
+    torch.save(tensors, path)
+    assert text in refusal(BadInputError, path, checkpoint_match=how)
+
+
+def test_nan_in_what_is_not_taken_does_no_harm(tmp_path, original):
+    path = tmp_path / "net.pth"
+    spoilt = {name: torch.full_like(original.state_dict()[name], float("nan")) for name in ("fc.weight", "fc.bias")}
+    torch.save({**original.state_dict(), **spoilt, "extra": torch.tensor(float("nan"))}, path)
+    assert load(path, classes=4).match.rebuilt == ("fc.weight", "fc.bias")
