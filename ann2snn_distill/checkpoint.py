@@ -152,7 +152,7 @@ def read_header_and_index(path: Path) -> tuple[SnnHeader, TensorIndex]:
     if METADATA_KEY not in index.metadata:
         raise BadInputError(
             f"{path} is not an SNN checkpoint: it has no snn_distill header. "
-            "ANN weights go to `snn-distill convert MODEL --checkpoint FILE`"
+            "ANN weights go to `snn-distill convert MODEL --checkpoint FILE`; `inspect MODEL` needs none"
         )
     header = _parse(path, index.metadata[METADATA_KEY])
     unknown = sorted(index.metadata.keys() - _KNOWN_KEYS)

@@ -79,6 +79,8 @@ def load_network(
     name = resolve_model_name(name)
     if checkpoint is not None and pretrained:
         raise UsageError("--pretrained and --checkpoint exclude each other; give one of them")
+    if checkpoint is None and checkpoint_match != "name":
+        raise UsageError(f"--checkpoint-match {checkpoint_match} says how a file is read; give --checkpoint FILE, too")
     large = img_size > SMALL_IMAGE
     fetch = pretrained if pretrained is not None else large and checkpoint is None
     kwargs = dict(model_kwargs or {})

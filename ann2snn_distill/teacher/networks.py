@@ -111,21 +111,22 @@ def fit_to_images(
 ) -> tuple[StemChange, ...]:
     """Adapt the stem if asked, and see that images of `img_size` pixels become `classes` logits.
 
-    Convolutions that read their whole input become matrix products.
-
-    Returns what was changed in the stem.
+    Convolutions that read their whole input become matrix products. Returns what was changed in the stem.
 
     Raises:
-        UsageError: they do not.
+        UsageError: they do not, or the network is for other than colour images.
     """
     config = getattr(network, "pretrained_cfg", None) or {}
-    channels = model_kwargs.get("in_chans") or config.get("input_size", (3,))[0]
+    channels = model_kwargs.get("in_chans", config.get("input_size", (3,))[0])
+    if channels != 3:
+        way_on = "leave in_chans out of --model-kwargs" if "in_chans" in model_kwargs else "choose another model"
+        raise UsageError(f"{name} takes {channels}-channel images, and all images here have 3 channels; {way_on}")
     changes: tuple[StemChange, ...] = ()
     try:
         if stem == "small":
-            changes = small_stem(network, img_size=img_size, channels=channels)
+            changes = small_stem(network, img_size=img_size)
         with torch.no_grad(), WholeInputs(network) as whole_inputs:
-            logits_BC = network(torch.zeros(1, channels, img_size, img_size))
+            logits_BC = network(torch.zeros(1, 3, img_size, img_size))
     except Exception as error:  # whatever a network raises, the image does not fit it
         ways_on = ["another --img-size", "--stem keep" if changes else ""]
         ways_on += ["other --model-kwargs" if model_kwargs else "", "another model"]
@@ -203,7 +204,7 @@ def _hub_config(name: str) -> tuple[Mapping[str, Any], str, Mapping[str, Any]]:
     except Exception as error:  # offline, missing, gated, not timm's: many libraries' exceptions
         raise BadInputError(
             f"{name} cannot be had ({first_line(error)}); check the name and the connection, "
-            "or give a timm name with --checkpoint FILE"
+            "or give a timm name (convert and teach take weights with --checkpoint FILE)"
         ) from error
     return config, architecture, arguments or {}
 

@@ -54,7 +54,18 @@ CONVERT = {
         2,
         ("names one place twice, as head and as layer4; give one of the names",),
     ),
-    "an empty branch": (("test_resnet", *DIGITS, "--branches", "layer1,"), 2, ("no cut is named ''",)),
+    "an empty branch": (("test_resnet", *DIGITS, "--branches", "layer1,"), 2, ("'layer1,' has an empty name",)),
+    "none and a branch": (("test_resnet", *DIGITS, "--branches", "none,layer1"), 2, ("none stands alone",)),
+    "a match without a file": (
+        ("test_resnet", *DIGITS, "--checkpoint-match", "order"),
+        2,
+        ("give --checkpoint FILE, too",),
+    ),
+    "images without colours": (
+        ("test_resnet", *DIGITS, "--model-kwargs", "in_chans=1"),
+        2,
+        ("takes 1-channel images, and all images here have 3 channels", "leave in_chans out of --model-kwargs"),
+    ),
     "weights of another network": (
         ("test_resnet", *DIGITS, "--init", "teacher", "--student", "resnet10t"),
         2,

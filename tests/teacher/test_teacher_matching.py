@@ -202,3 +202,8 @@ def test_nan_in_what_is_not_taken_does_no_harm(tmp_path, original):
     spoilt = {name: torch.full_like(original.state_dict()[name], float("nan")) for name in ("fc.weight", "fc.bias")}
     torch.save({**original.state_dict(), **spoilt, "extra": torch.tensor(float("nan"))}, path)
     assert load(path, classes=4).match.rebuilt == ("fc.weight", "fc.bias")
+
+
+def test_how_a_file_is_matched_needs_a_file():
+    text = refusal(UsageError, None, checkpoint_match="order")
+    assert text == "--checkpoint-match order says how a file is read; give --checkpoint FILE, too"
