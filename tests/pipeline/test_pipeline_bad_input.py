@@ -204,7 +204,7 @@ def test_files_that_are_no_students_are_refused(command, trained, tmp_path):
     for name, text in (("cut", "truncated"), ("empty", "not a safetensors"), ("text", "not a safetensors")):
         for verb in ("eval", "inspect"):
             refused(command(verb, tmp_path / f"{name}.safetensors"), 1, text)
-    refused(command("eval", tmp_path / "foreign.safetensors"), 1, "not an SNN checkpoint")
+    refused(command("eval", tmp_path / "foreign.safetensors"), 1, "not an SNN checkpoint", "`inspect MODEL` needs none")
     refused(command("inspect", tmp_path / "foreign.safetensors"), 1, "not an SNN checkpoint")
     refused(command("eval", tmp_path / "nothing.safetensors"), 1, "there is no file")
     refused(command("eval", tmp_path), 1, "is a folder")

@@ -144,7 +144,11 @@ def _offline(monkeypatch):
             "timm's weights for test_resnet cannot be had (no connection); give --checkpoint FILE",
         ),
         ({"pretrained": True}, "or train from scratch with --no-pretrained"),
-        ({"name": "hf-hub:org/net"}, "hf-hub:org/net cannot be had (no connection)"),
+        (
+            {"name": "hf-hub:org/net"},
+            "hf-hub:org/net cannot be had (no connection); check the name and the connection, or give a timm name "
+            "(convert and teach take weights with --checkpoint FILE)",
+        ),
         ({"name": "resnet18d.nope"}, "timm knows no weights 'nope'"),
     ],
 )

@@ -87,6 +87,20 @@ def test_torchvisions_network_that_is_not_timms_is_refused_with_a_true_reason(tm
     assert way_on in refusal(BadInputError, path, name=name, classes=1000, img_size=256)
 
 
+def test_torchvisions_transformer_is_fitted_to_another_image_side(tmp_path):
+    path = tmp_path / "net.pth"
+    network = torchvision.models.VisionTransformer(
+        image_size=96, patch_size=16, num_layers=12, num_heads=3, hidden_dim=192, mlp_dim=768, num_classes=10
+    )
+    torch.save(network.state_dict(), path)
+    loaded = load(path, "vit_tiny_patch16_224", img_size=64)
+    assert loaded.trained
+    assert loaded.module.pos_embed.shape == (1, 17, 192)
+    assert torch.equal(
+        loaded.module.blocks[11].attn.qkv.weight, network.encoder.layers[11].self_attention.in_proj_weight
+    )
+
+
 def test_old_names_of_torchvisions_perceptrons_are_known():
     names = [
         f"encoder.layers.encoder_layer_0.{name}" for name in ("self_attention.in_proj_weight", "mlp.linear_2.bias")
