@@ -80,6 +80,9 @@ class TrainingSummary(TypedDict, total=False):
     teacher_top1: Annotated[_Percent | None, Field(description="percent of the test split")]
     teacher_source: str | None
     spiking_share: Annotated[float | None, Field(ge=0, le=1, description="multiply-accumulates that spikes drive")]
+    test_fingerprint: Annotated[
+        str | None, Field(max_length=100, description="digest of the test split's images and labels")
+    ]
     test_top1_at: Annotated[dict[str, _Percent], Field(description="percent of the test split, by timestep")]
 
 
@@ -152,7 +155,7 @@ def read_header_and_index(path: Path) -> tuple[SnnHeader, TensorIndex]:
     if METADATA_KEY not in index.metadata:
         raise BadInputError(
             f"{path} is not an SNN checkpoint: it has no snn_distill header. "
-            "ANN weights go to `snn-distill convert MODEL --checkpoint FILE`"
+            "ANN weights go to `snn-distill convert MODEL --checkpoint FILE`; `inspect MODEL` needs none"
         )
     header = _parse(path, index.metadata[METADATA_KEY])
     unknown = sorted(index.metadata.keys() - _KNOWN_KEYS)

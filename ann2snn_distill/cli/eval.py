@@ -1,15 +1,12 @@
 """`snn-distill eval`: measure an SNN again, from its file alone."""
 
-from collections.abc import Mapping
-from pathlib import Path
-
 from ann2snn_distill.cli import results
 from ann2snn_distill.cli.options import Json, with_flags
 from ann2snn_distill.cli.output import emit, show
 from ann2snn_distill.cli.render import observing
 from ann2snn_distill.cli.resolve import Positional
 from ann2snn_distill.config import EvalSettings
-from ann2snn_distill.reporting.report import Report, dumps
+from ann2snn_distill.reporting.report import dumps
 
 
 @with_flags(EvalSettings, positional=Positional("checkpoint", "CKPT"))
@@ -18,7 +15,7 @@ def evaluate(settings: EvalSettings, *, json: Json = False) -> None:
     from ann2snn_distill import pipeline
 
     with observing() as observe:
-        report = pipeline.evaluate(
+        found = pipeline.evaluate(
             settings.checkpoint,
             dataset=settings.dataset,
             data_dir=settings.data_dir,
@@ -30,14 +27,6 @@ def evaluate(settings: EvalSettings, *, json: Json = False) -> None:
             observe=observe,
         )
     if json:
-        emit(dumps(report))
+        emit(dumps(found.report))
     else:
-        show(*results.evaluation(report, _reported(settings, report)))
-
-
-def _reported(settings: EvalSettings, report: Report) -> Mapping[str, float]:
-    """Read the accuracies that the file claims for the data set just measured."""
-    from ann2snn_distill.checkpoint import read_header
-
-    header = read_header(settings.checkpoint)
-    return header.training.get("test_top1_at", {}) if Path(header.dataset).name == report.dataset else {}
+        show(*results.evaluation(found.report, found.reported))

@@ -102,6 +102,16 @@ def average_pooled(model: nn.Module) -> nn.Module:
     return result
 
 
+def can_be_averaged(model: nn.Module) -> bool:
+    """Return whether `average_pooled` takes a model."""
+    try:
+        for path, module in model.named_modules():
+            _average(path, module)
+    except UnsupportedModelError:
+        return False
+    return True
+
+
 def _average(path: str, module: nn.Module) -> nn.Module | None:
     if isinstance(module, _MIXED_POOLS):
         raise UnsupportedModelError(f"{path}: {type(module).__name__} has no average; give --maxpool keep")

@@ -155,3 +155,18 @@ def fingerprint(name: str, classes: tuple[str, ...], img_size: int, train: Split
         for path, label in zip(train.paths, train.labels, strict=True):
             digest.update(repr((path.parts[-3:], path.stat().st_size, label)).encode())
     return digest.hexdigest()
+
+
+def images_fingerprint(split: Split) -> str:
+    """16 hexadecimal digits that change with any image of a split or its label, but not with their order.
+
+    Files are known by class, name and size, wherever the folder lies; decoded images by their bytes.
+    """
+    names: list[object]
+    if isinstance(split, ImageSplit):
+        rows = split.images_NCHW.flatten(1).contiguous().numpy()
+        names = [hashlib.blake2b(row.data, digest_size=16).hexdigest() for row in rows]
+    else:
+        names = [(path.parts[-2:], path.stat().st_size) for path in split.paths]
+    keys = sorted(repr(key) for key in zip(split.labels_N.tolist(), names, strict=True))
+    return hashlib.blake2b(repr(keys).encode(), digest_size=8).hexdigest()

@@ -7,29 +7,15 @@ logits equal those of separate tails. Source: arXiv 2503.16572.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ann2snn_distill.conversion.cuts import CLASSIFIER_CUT
 from ann2snn_distill.conversion.network import StagedAnn
-from ann2snn_distill.conversion.partition import Stage, default_branches
-from ann2snn_distill.errors import UsageError
-
-HEAD_BRANCH = "head"
-"""Name of M_H: the cut behind the last feature stage, in front of the head."""
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a branch leaves the student and enters the teacher: the indices of the stages in front of its cuts."""
-
-    name: str
-    student: int
-    teacher: int
+from ann2snn_distill.conversion.partition import Stage
+from ann2snn_distill.distillation.positions import Position
 
 
 class Projection(nn.Module):
@@ -166,71 +152,6 @@ def convoy(teacher: StagedAnn, features: Sequence[Tensor], entries: Sequence[int
     return torch.split(travelling, [len(feature) for feature in features])
 
 
-def named_cuts(wanted: str) -> tuple[str, ...]:
-    """Return the cuts that `--branches` names, at which networks are to be cut: none for auto and none."""
-    return tuple(name for name in _names(wanted) if name not in (HEAD_BRANCH, CLASSIFIER_CUT))
-
-
-def choose_positions(
-    student: Sequence[Stage], teacher: Sequence[Stage], wanted: str, *, same_network: bool
-) -> tuple[Position, ...]:
-    """Resolve `--branches`: auto, none, or cut names separated by commas; early to late in the student.
-
-    The student is cut at `named_cuts` before, and so is the teacher if it is the same network. Stages of different
-    networks are matched by reduction, and by depth among those of one reduction; auto leaves out cuts without a
-    counterpart, if there are others.
-
-    Raises:
-        UsageError: a name that is no cut, or a cut without a counterpart in the teacher.
-    """
-    cuts, guides = [stage.name for stage in student[:-1]], [stage.name for stage in teacher]
-    features = [stage.name for stage in student[:-1] if stage.name != CLASSIFIER_CUT and not stage.named]
-    positions = []
-    chosen = _names(wanted)
-    if wanted == "auto":
-        defaults = default_branches(student)
-        matched = [name for name in defaults if same_network or _alike(student[cuts.index(name)], teacher)]
-        chosen = tuple(matched or defaults)
-    for name in chosen:
-        cut = features[-1] if name == HEAD_BRANCH and features else name
-        if cut not in cuts:
-            raise UsageError(f"no cut is named '{name}'; this student has {', '.join([*cuts, HEAD_BRANCH])}")
-        index = cuts.index(cut)
-        counterpart = guides.index(cut) if same_network else _counterpart(index, student, teacher)
-        positions.append(Position(name, index, counterpart))
-    return tuple(sorted(positions, key=lambda position: position.student))
-
-
-def _names(wanted: str) -> tuple[str, ...]:
-    return () if wanted in ("auto", "none") else tuple(part.strip() for part in wanted.split(","))
-
-
 def freeze(teacher: StagedAnn) -> StagedAnn:
     """Put the teacher in eval mode and stop its gradients, for good."""
     return teacher.eval().requires_grad_(False)
-
-
-def _counterpart(index: int, student: Sequence[Stage], teacher: Sequence[Stage]) -> int:
-    """Return the teacher's stage that ends where the student's does: at an equal share of the cuts of its sides."""
-    stage = student[index]
-    matches = _alike(stage, teacher)
-    if not matches:
-        raise UsageError(
-            f"the teacher has no cut of reduction {stage.reduction} to match the student's '{stage.name}'; "
-            "name other --branches, or give --branches none"
-        )
-    own = _alike(stage, student)
-    return matches[-(-(own.index(index) + 1) * len(matches) // len(own)) - 1]
-
-
-def _alike(stage: Stage, others: Sequence[Stage]) -> list[int]:
-    """Return the indices of the cuts with the sides of `stage`; of features without sides, with as many tokens."""
-    if stage.name == CLASSIFIER_CUT:
-        return [index for index, other in enumerate(others) if other.name == CLASSIFIER_CUT]
-    return [
-        index
-        for index, other in enumerate(others[:-1])
-        if other.name != CLASSIFIER_CUT
-        and other.reduction == stage.reduction
-        and (stage.reduction is not None or other.shape[:-1] == stage.shape[:-1])
-    ]

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from ann2snn_distill.config import BenchSettings, ConvertSettings
 from ann2snn_distill.conversion.network import Partitioned, StagedAnn, partitioned
 from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
-from ann2snn_distill.distillation.branches import HybridBranches, choose_positions, named_cuts
+from ann2snn_distill.distillation.branches import HybridBranches
 from ann2snn_distill.distillation.cost import step_flop, work
 from ann2snn_distill.distillation.objectives import AnnObjective, Objective
+from ann2snn_distill.distillation.positions import choose_positions, named_cuts
 from ann2snn_distill.distillation.traffic import flow, step_traffic
 from ann2snn_distill.events import Note, Observer, PhaseDone, PhaseStarted, StepsDone
 from ann2snn_distill.pipeline.bench_data import bench_data, data_times
@@ -151,8 +152,7 @@ class _Bench:
     def _counted(self) -> StepTime:
         """Return the row with what is counted: arithmetic, traffic, memory."""
         case, execution, positions = self._case, self._execution, self._branches.positions
-        entries = [position.teacher for position in positions]
-        sampled = self._settings.sampled_branches
+        entries, sampled = [position.teacher for position in positions], self._settings.sampled_branches
         flop = step_flop(
             case.method, work(self._base), work(self._ann), entries=entries, timesteps=case.timesteps, sampled=sampled
         )

@@ -5,8 +5,8 @@ from torch import nn
 
 from ann2snn_distill.config import InspectSettings
 from ann2snn_distill.conversion.network import Partitioned, partitioned
-from ann2snn_distill.distillation.branches import choose_positions
 from ann2snn_distill.distillation.cost import step_flop, work
+from ann2snn_distill.distillation.positions import choose_positions
 from ann2snn_distill.pipeline.memory import step_memory
 from ann2snn_distill.recipes import LARGE, SMALL, SMALL_IMAGE
 from ann2snn_distill.reporting.inspection import TrainingCost

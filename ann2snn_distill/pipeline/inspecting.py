@@ -16,20 +16,29 @@ from ann2snn_distill.conversion.rules import Role
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.events import Observer
 from ann2snn_distill.pipeline.costing import training_cost
-from ann2snn_distill.pipeline.students import student_network
+from ann2snn_distill.pipeline.students import has_averages, student_network
 from ann2snn_distill.reporting.inspection import Inspection, LayerFate, StageFate
 from ann2snn_distill.reporting.report import CoverageResult
 from ann2snn_distill.teacher import build_blueprint, check_rebuild, chosen_stem, resolve_model_name
 
 
-def inspect(target: str, *, settings: InspectSettings, observe: Observer) -> Inspection:
+def inspect(
+    target: str, *, settings: InspectSettings, observe: Observer, coverage: Literal["full"] | None = None
+) -> Inspection:
     """Return the stages, layers and coverage of a timm model, or of the student in a file.
+
+    Args:
+        target: timm name, or the path of a student.
+        settings: what was asked for.
+        observe: told nothing, since nothing takes long.
+        coverage: as if it were converted with that one, whatever settings or file have.
 
     Raises:
         UsageError: a setting is given that the file has otherwise.
         SnnDistillError: there is no such model or file, or it cannot be converted or built here.
     """
     del observe
+    instead = {} if coverage is None else {"coverage": coverage}
     if Path(target).suffix == ".safetensors":
         path = Path(target)
         header, index = read_header_and_index(path)
@@ -44,11 +53,11 @@ def inspect(target: str, *, settings: InspectSettings, observe: Observer) -> Ins
                 model_kwargs=header.model_kwargs,
                 shapes=index.shapes,
             )
-            rebuilt = settings.model_copy(update={"model": header.student, **decided, **_timesteps(header, settings)})
+            rebuilt = settings.model_copy(update={**decided, **instead, **_timesteps(header, settings)})
             return _inspected(header.student, rebuilt, cuts=header.cuts)
         except UsageError as error:  # the user did not choose these values: the file did
             raise BadInputError(f"the network of {path} cannot be built here: {error}") from error
-    return _inspected(target, settings)
+    return _inspected(target, settings.model_copy(update=instead))
 
 
 def _inspected(target: str, settings: InspectSettings, *, cuts: Sequence[str] = ()) -> Inspection:
@@ -102,9 +111,9 @@ def warnings_of(network: Partitioned) -> list[str]:
     analog = [fate for fate in coverage(network.sites).layers if fate.role is Role.ANALOG]
     pools = [fate.path for fate in analog if "pool" in fate.operation.lower()]
     if pools:
+        replaced = "--maxpool avg replaces them" if has_averages(network) else "--maxpool avg cannot replace these"
         texts.append(
-            f"max pools work on spikes ({len(pools)}, {pools[0]} first): neuromorphic chips may lack them; "
-            "--maxpool avg replaces them"
+            f"max pools work on spikes ({len(pools)}, {pools[0]} first): neuromorphic chips may lack them; {replaced}"
         )
     others = Counter(fate.operation for fate in analog if "pool" not in fate.operation.lower())
     if others:

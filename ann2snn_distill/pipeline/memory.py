@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from ann2snn_distill.conversion.network import Partitioned
-from ann2snn_distill.distillation.branches import Position
 from ann2snn_distill.distillation.footprint import footprint, peak_values
+from ann2snn_distill.distillation.positions import Position
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.training.step import Execution
 

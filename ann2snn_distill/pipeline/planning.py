@@ -13,7 +13,7 @@ from ann2snn_distill.conversion.equalizing import has_depthwise
 from ann2snn_distill.conversion.network import Partitioned
 from ann2snn_distill.data.batches import device_bytes
 from ann2snn_distill.data.datasets import Dataset, load_dataset
-from ann2snn_distill.distillation.branches import Position, choose_positions
+from ann2snn_distill.distillation.positions import Position, choose_positions
 from ann2snn_distill.errors import BadInputError, UnsupportedModelError, UsageError
 from ann2snn_distill.events import Note, Observer
 from ann2snn_distill.pipeline.decays import decays_of
@@ -21,7 +21,7 @@ from ann2snn_distill.pipeline.inspecting import inspection
 from ann2snn_distill.pipeline.machine import choose_device, device_name, memory_mib
 from ann2snn_distill.pipeline.memory import USABLE, StepMemory, in_pieces, step_memory
 from ann2snn_distill.pipeline.outputs import check_output, check_same_run, resolve_output
-from ann2snn_distill.pipeline.refusing import check_equalized, check_fit, check_spans, refuse_twice
+from ann2snn_distill.pipeline.refusing import check_equalized, check_fit, check_spans
 from ann2snn_distill.pipeline.settling import settled
 from ann2snn_distill.pipeline.starting import check_start
 from ann2snn_distill.pipeline.students import (
@@ -103,7 +103,6 @@ def prepare(settings: ConvertSettings) -> Prepared:
     teacher = guide_network(resolved, loaded)
     wanted = resolved.branches if resolved.method == "hybrid" else "none"
     positions = choose_positions(student.stages, teacher.stages, wanted, same_network=is_same_network(resolved))
-    refuse_twice(positions)
     memory = _memory(resolved, dataset, device, student, teacher, positions)
     if settings.batch_size == "auto":
         resolved = fitted(resolved, memory, device)

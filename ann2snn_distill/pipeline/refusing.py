@@ -1,13 +1,10 @@
 """Settings that cannot work together, or with the data: refused before the first step."""
 
-from collections.abc import Sequence
-
 import torch
 
 from ann2snn_distill.config import ConvertSettings, FitSettings
 from ann2snn_distill.data.batches import train_batches
 from ann2snn_distill.data.datasets import Dataset
-from ann2snn_distill.distillation.branches import Position
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.pipeline.teachers import augmentation_of, images_a_step
 
@@ -67,20 +64,3 @@ def check_equalized(settings: ConvertSettings) -> None:
         raise UsageError(
             f"--equalize rescales a teacher's weights, and --init is {settings.init}; leave one of them out"
         )
-
-
-def refuse_twice(positions: Sequence[Position]) -> None:
-    """See that no two branches leave the student and enter the teacher at the same places, whatever their names.
-
-    Raises:
-        UsageError: two do; the second would double the weight of the first.
-    """
-    names: dict[tuple[int, int], str] = {}
-    for position in positions:
-        first = names.setdefault((position.student, position.teacher), position.name)
-        if first != position.name:
-            raise UsageError(
-                f"--branches names one place twice, as {first} and as {position.name}; give one of the names"
-            )
-        if [other.name for other in positions].count(first) > 1:
-            raise UsageError(f"--branches names {first} twice; give it once")

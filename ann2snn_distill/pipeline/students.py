@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from ann2snn_distill.checkpoint import NeuronHeader, SnnHeader
 from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.conversion.calibration import activation_names, thresholds_of_ann, thresholds_of_snn
-from ann2snn_distill.conversion.canonical import average_pooled
+from ann2snn_distill.conversion.canonical import average_pooled, can_be_averaged
 from ann2snn_distill.conversion.equalizing import equalize, has_depthwise
 from ann2snn_distill.conversion.network import Partitioned, partitioned
 from ann2snn_distill.conversion.rules import describe
 from ann2snn_distill.conversion.signals import is_maxpool
 from ann2snn_distill.conversion.sites import Sites
 from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
-from ann2snn_distill.distillation.branches import named_cuts
+from ann2snn_distill.distillation.positions import named_cuts
 from ann2snn_distill.errors import BadInputError, SnnDistillError, UnsupportedModelError, UsageError
 from ann2snn_distill.neurons.equations import NeuronModel
 from ann2snn_distill.pipeline.decays import decays_of
@@ -52,6 +52,13 @@ def student_network(
     if maxpool == "avg":
         _check_averaged(network.sites)
     return network
+
+
+def has_averages(network: Partitioned) -> bool:
+    """Return whether `--maxpool avg` can replace every max pool of a network that has its own."""
+    sites = network.sites
+    modules = [sites.module(node) for node in sites.roles if is_maxpool(sites, node)]
+    return None not in modules and can_be_averaged(network.body)
 
 
 def _check_averaged(sites: Sites) -> None:

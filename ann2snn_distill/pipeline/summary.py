@@ -2,6 +2,7 @@
 
 from ann2snn_distill.checkpoint import SnnHeader
 from ann2snn_distill.conversion.student import SpikingNetwork
+from ann2snn_distill.data.splits import images_fingerprint
 from ann2snn_distill.evaluation.alignment import HybridScores
 from ann2snn_distill.pipeline.machine import device_name
 from ann2snn_distill.pipeline.measuring import Measured, numerics
@@ -47,6 +48,7 @@ def student_header(run: Prepared, taught: Taught, student: SpikingNetwork, resul
             "images_per_second": result.images_per_second,
             "peak_memory_mib": result.peak_memory_mib,
             "teacher_source": network.source,
+            "test_fingerprint": images_fingerprint(run.dataset.test),
         },
     )
 

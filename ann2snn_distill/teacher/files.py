@@ -58,7 +58,7 @@ def read_tensors(path: Path) -> TensorFile:
         (metadata, tensors), unwrapped = _read_safetensors(path), None
     else:
         metadata = {}
-        tensors, unwrapped = _unwrap(_read_pickle(path))
+        tensors, unwrapped = _unwrapped(path, _read_pickle(path))
     if not tensors:
         raise BadInputError(f"{path} holds no tensors by name; give a file that holds a network's state_dict")
     for name, tensor in tensors.items():
@@ -146,8 +146,12 @@ def _damaged(path: Path, error: Exception) -> BadInputError:
     )
 
 
-def _unwrap(content: Any) -> tuple[dict[str, Tensor], str | None]:
-    """Follow the wrappers' keys down to the tensors."""
+def _unwrapped(path: Path, content: Any) -> tuple[dict[str, Tensor], str | None]:
+    """Follow the wrappers' keys down to the tensors, and return them and the keys.
+
+    Raises:
+        BadInputError: there are none where the keys end.
+    """
     keys: list[str] = []
     while isinstance(content, Mapping):
         key = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
@@ -155,6 +159,28 @@ def _unwrap(content: Any) -> tuple[dict[str, Tensor], str | None]:
             break
         keys.append(key)
         content = content[key]
-    named = content.items() if isinstance(content, Mapping) else ()
-    tensors = {name: value for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
+    tensors = _named_tensors(content)
+    if not tensors:
+        where = f" under {'.'.join(keys)}" if keys else ""
+        raise BadInputError(f"{path} holds no tensors by name{where} ({_instead(content)}); {_way_to_tensors(content)}")
     return tensors, ".".join(keys) or None
+
+
+def _named_tensors(content: Any) -> dict[str, Tensor]:
+    named = content.items() if isinstance(content, Mapping) else ()
+    return {name: value for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _instead(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return f"it is a {type(content).__name__}"
+    keys = [str(key)[:50] for key in content]
+    return f"its keys are {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}" if keys else "it is empty"
+
+
+def _way_to_tensors(content: Any) -> str:
+    inner = content.items() if isinstance(content, Mapping) else ()
+    nested = [str(key)[:50] for key, value in inner if _named_tensors(value)]
+    if nested:
+        return f"tensors lie under {nested[0]!r}: save that alone, or under the key 'state_dict'"
+    return "give a file that holds a network's state_dict"

@@ -1,23 +1,21 @@
 """A trained network from timm's weights or from a file, or an untrained one from a seed."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from timm.models import model_entrypoint, split_model_name_tag
-from torch import nn
+from timm.models import split_model_name_tag
+from torch import Tensor, nn
 
-from ann2snn_distill.errors import UsageError
+from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.recipes import SMALL_IMAGE
+from ann2snn_distill.teacher.conversions import conversion
 from ann2snn_distill.teacher.files import TensorFile, read_tensors
 from ann2snn_distill.teacher.matching import Target, WeightMatch, match_by_name, match_by_order
 from ann2snn_distill.teacher.names import is_hub_name, resolve_model_name
 from ann2snn_distill.teacher.networks import classifier_names, create, fit_to_images
 from ann2snn_distill.teacher.normalisation import Normalisation
-from ann2snn_distill.teacher.renaming import Rename
 from ann2snn_distill.teacher.stem import Stem, chosen_stem
 
 _CHANNELS = 3
@@ -76,11 +74,13 @@ def load_network(
 
     Raises:
         UsageError: an unknown name, a refused keyword or image size, flags that exclude each other.
-        BadInputError: weights that cannot be had, or a file that cannot be read or does not fit.
+        BadInputError: weights that cannot be had, or a file that cannot be read, does not fit or holds NaN.
     """
     name = resolve_model_name(name)
     if checkpoint is not None and pretrained:
         raise UsageError("--pretrained and --checkpoint exclude each other; give one of them")
+    if checkpoint is None and checkpoint_match != "name":
+        raise UsageError(f"--checkpoint-match {checkpoint_match} says how a file is read; give --checkpoint FILE, too")
     large = img_size > SMALL_IMAGE
     fetch = pretrained if pretrained is not None else large and checkpoint is None
     kwargs = dict(model_kwargs or {})
@@ -121,29 +121,31 @@ def _target(module: nn.Module, *, name: str, classes: int, stem: Stem) -> Target
         classifiers=classifier_names(module),
         classes=classes,
         stem=stem,
-        rename=_timm_conversion(module),
+        rename=conversion(module),
     )
 
 
 def _load_file(module: nn.Module, file: TensorFile, *, target: Target, by_order: bool) -> WeightMatch:
     tensors, match = (match_by_order if by_order else match_by_name)(file, target)
+    for name, tensor in tensors.items():
+        _check_values(file.path, name, tensor, target.tensors[name])
     module.load_state_dict(tensors, strict=False)
     return match
 
 
-def _timm_conversion(module: nn.Module) -> Rename | None:
-    """Return timm's conversion of foreign checkpoints, if the architecture's file has one."""
-    architecture = (getattr(module, "pretrained_cfg", None) or {}).get("architecture")
-    if not architecture:
-        return None
-    home = sys.modules[model_entrypoint(architecture).__module__]
-    convert = getattr(home, "checkpoint_filter_fn", None)
-    return None if convert is None else partial(_call_conversion, convert, module)
-
-
-def _call_conversion(convert: Any, module: nn.Module, tensors: dict[str, Any]) -> Mapping[str, Any]:
-    converted: Mapping[str, Any] = convert(tensors, module)
-    return converted
+def _check_values(path: Path, name: str, tensor: Tensor, own: Tensor) -> None:
+    """Refuse what no network computes with: NaN, infinity, and the integers of a quantized model."""
+    if not own.is_floating_point():
+        return
+    if not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise BadInputError(
+            f"{path} holds {kind} numbers in {name}, where weights are floats; give the file of the float model"
+        )
+    if not tensor.to(own.dtype).isfinite().all():
+        raise BadInputError(
+            f"{path} holds NaN or infinity in {name} (a training that diverged leaves them); give an earlier one"
+        )
 
 
 def _timm_match(module: nn.Module, classes: int) -> WeightMatch:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import timm
 from torch import Tensor
 
 from ann2snn_distill.errors import BadInputError, UsageError
@@ -25,7 +26,7 @@ class WeightMatch:
         unwrapped: the keys under which the file's tensors lay.
         stripped: the prefix that was taken off the file's names.
         how: by name, by order, or by timm's own loading.
-        converted: whether timm's conversion for this architecture renamed or reshaped tensors.
+        converted: whether foreign tensors were renamed or reshaped for this architecture.
         classes: classes of the network.
     """
 
@@ -45,7 +46,7 @@ class WeightMatch:
         notes = [
             f"taken from {self.unwrapped!r}" if self.unwrapped else "",
             f"prefix {self.stripped!r} stripped" if self.stripped else "",
-            "converted by timm" if self.converted else "",
+            "converted from foreign names" if self.converted else "",
         ]
         noted = ", ".join(note for note in notes if note)
         total = len(self.loaded) + len(self.rebuilt)
@@ -67,7 +68,7 @@ class Target:
         classifiers: paths of the modules whose outputs are logits.
         classes: number of logits.
         stem: its stem, for messages.
-        rename: timm's conversion of foreign names for this architecture, or None.
+        rename: what makes the names of foreign checkpoints of this architecture timm's.
     """
 
     name: str
@@ -75,7 +76,7 @@ class Target:
     classifiers: tuple[str, ...]
     classes: int
     stem: Literal["keep", "small"]
-    rename: Rename | None
+    rename: Rename
 
     def is_classifier(self, name: str) -> bool:
         """Whether a tensor belongs to a module whose outputs are logits."""
@@ -203,6 +204,15 @@ def _way_on(problems: list[str], named: Tensors, *, file: TensorFile, target: Ta
         return f"only the stem's kernel differs: use --stem {other}"
     if file.ordered and _order_problem(file, target) is None:
         return "all tensors fit in order: use --checkpoint-match order"
+    torchvisions = f"{target.name.split('.')[0]}_tv"
+    if timm.is_model(torchvisions):
+        return f"give the MODEL that the file was made from (torchvision's network is {torchvisions})"
+    strange = [name for name in named if name not in target.tensors]
+    if 2 * len(strange) > len(named):
+        return (
+            f"the file's names are not the network's (it has {', '.join(strange[:2])}, ...): give the MODEL that it "
+            "was made from, or save its tensors under timm's names"
+        )
     return "give the MODEL that the file was made from"
 
 

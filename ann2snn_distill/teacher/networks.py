@@ -114,17 +114,21 @@ def fit_to_images(
     Convolutions that read their whole input become matrix products. Returns what was changed in the stem.
 
     Raises:
-        UsageError: the network does not take them, or `model_kwargs` may be why there are no such logits.
+        UsageError: the network is for other than colour images, does not take these, or `model_kwargs` may be why there
+            are no such logits.
         UnsupportedModelError: it has no classifier.
     """
     config = getattr(network, "pretrained_cfg", None) or {}
-    channels = model_kwargs.get("in_chans") or config.get("input_size", (3,))[0]
+    channels = model_kwargs.get("in_chans", config.get("input_size", (3,))[0])
+    if channels != 3:
+        way_on = "leave in_chans out of --model-kwargs" if "in_chans" in model_kwargs else "choose another model"
+        raise UsageError(f"{name} takes {channels}-channel images, and all images here have 3 channels; {way_on}")
     changes: tuple[StemChange, ...] = ()
     try:
         if stem == "small":
-            changes = small_stem(network, img_size=img_size, channels=channels)
+            changes = small_stem(network, img_size=img_size)
         with torch.no_grad(), WholeInputs(network) as whole_inputs:
-            logits_BC = network(torch.zeros(1, channels, img_size, img_size))
+            logits_BC = network(torch.zeros(1, 3, img_size, img_size))
     except Exception as error:  # whatever a network raises, the image does not fit it
         ways_on = ["another --img-size", "--stem keep" if changes else ""]
         ways_on += ["other --model-kwargs" if model_kwargs else "", "another model"]
@@ -202,7 +206,7 @@ def _hub_config(name: str) -> tuple[Mapping[str, Any], str, Mapping[str, Any]]:
     except Exception as error:  # offline, missing, gated, not timm's: many libraries' exceptions
         raise BadInputError(
             f"{name} cannot be had ({first_line(error)}); check the name and the connection, "
-            "or give a timm name with --checkpoint FILE"
+            "or give a timm name (convert and teach take weights with --checkpoint FILE)"
         ) from error
     return config, architecture, arguments or {}
 

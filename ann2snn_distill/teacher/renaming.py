@@ -1,4 +1,4 @@
-"""Names under which a file's tensors fit a network: prefixes off, or converted by timm."""
+"""Names under which a file's tensors fit a network: prefixes off, or converted."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -11,10 +11,10 @@ Tensors = Mapping[str, Tensor]
 Rename = Callable[[dict[str, Tensor]], Mapping[str, Any]]
 
 
-def best_names(theirs: Tensors, own: Tensors, rename: Rename | None) -> tuple[Tensors, str | None, bool]:
+def best_names(theirs: Tensors, own: Tensors, rename: Rename) -> tuple[Tensors, str | None, bool]:
     """Return a file's tensors under the names that fit most of a network's.
 
-    With them: the prefix that was stripped, and whether timm converted them. The simplest way wins among
+    With them: the prefix that was stripped, and whether `rename` converted them. The simplest way wins among
     equals: names as they are, then without a prefix, then converted by `rename`.
     """
 
@@ -23,7 +23,7 @@ def best_names(theirs: Tensors, own: Tensors, rename: Rename | None) -> tuple[Te
 
     plain = [(_strip(theirs, prefix), prefix or None, False) for prefix in _prefixes(theirs)]
     best = max(plain, key=lambda candidate: score(candidate[0]))
-    if rename is None or score(best[0]) == len(own):
+    if score(best[0]) == len(own):
         return best
     renamed = [
         (tensors, prefix, True) for named, prefix, _ in plain if (tensors := _converted(named, rename)) is not None

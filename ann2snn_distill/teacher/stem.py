@@ -37,10 +37,10 @@ def chosen_stem(stem: Literal["auto", "keep", "small"], *, img_size: int) -> Ste
     return "keep" if img_size > SMALL_IMAGE else "small"
 
 
-def small_stem(network: nn.Module, *, img_size: int, channels: int = 3) -> tuple[StemChange, ...]:
+def small_stem(network: nn.Module, *, img_size: int) -> tuple[StemChange, ...]:
     """Take the strides out of the stem, in place, and say what was changed.
 
-    Images are (B, channels, img_size, img_size); one empty image is run to see what the stem is.
+    Images are (B, 3, img_size, img_size); one empty image is run to see what the stem is.
 
     A strided convolution gets stride 1, and the 3x3 centre of its kernel if that was larger; strided pooling
     (and padding that serves it) becomes the identity. Networks whose parameters depend on the image size,
@@ -51,7 +51,7 @@ def small_stem(network: nn.Module, *, img_size: int, channels: int = 3) -> tuple
     modules = dict(network.named_modules())
     changes: list[StemChange] = []
     previous = ""
-    for path in _stem_paths(network, img_size, channels):
+    for path in _stem_paths(network, img_size):
         module = modules[path]
         if isinstance(module, nn.Conv2d) and max(module.stride) > 1:
             changes.append(StemChange(path, _unstride(module)))
@@ -95,13 +95,13 @@ def _config(network: nn.Module) -> dict[str, Any]:
     return getattr(network, "pretrained_cfg", None) or {}
 
 
-def _stem_paths(network: nn.Module, img_size: int, channels: int) -> list[str]:
+def _stem_paths(network: nn.Module, img_size: int) -> list[str]:
     """Paths of the leaves that run before the first stage, in order; none where there is no stage."""
     info = getattr(network, "feature_info", None)
     entries: list[dict[str, Any]] = getattr(info, "info", info) or []
     if not entries:
         return []
-    order = _execution_order(network, img_size, channels)
+    order = _execution_order(network, img_size)
     end = entries[-1]["module"]
     for entry in entries:
         inside = [index for index, path in enumerate(order) if _under(path, entry["module"])]
@@ -132,7 +132,7 @@ def _under(path: str, container: str) -> bool:
     return path == container or path.startswith(f"{container}.")
 
 
-def _execution_order(network: nn.Module, img_size: int, channels: int) -> list[str]:
+def _execution_order(network: nn.Module, img_size: int) -> list[str]:
     """Run one empty image, and list the leaf modules by their first call."""
     order: dict[str, None] = {}
 
@@ -145,7 +145,7 @@ def _execution_order(network: nn.Module, img_size: int, channels: int) -> list[s
     network.eval()
     try:
         with torch.no_grad():
-            network(torch.zeros(1, channels, img_size, img_size))
+            network(torch.zeros(1, 3, img_size, img_size))
     except Exception:  # too small an image for the strides; what ran until then is the order
         if not order:
             raise

@@ -92,7 +92,7 @@ def pipeline(
     fake = SimpleNamespace(
         calls=calls,
         convert=convert,
-        evaluate=answer("evaluate", report),
+        evaluate=answer("evaluate", SimpleNamespace(report=report, reported={})),
         inspect=answer("inspect", inspection),
         teach=answer("teach", {"model": "test_resnet", "top1": 99.5, "path": tmp_path}),
         plan=answer("plan", {"settings": {"model": "test_resnet"}, "stages": [{"name": "stem"}], "steps": 9}),

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from ann2snn_distill.data.datasets import FolderSplit, ImageSplit, load_dataset
+from ann2snn_distill.data.splits import images_fingerprint
 from ann2snn_distill.errors import BadInputError, UsageError
 
 WriteFolder = Callable[..., Path]
@@ -96,6 +97,22 @@ def test_the_fingerprint_of_a_listed_folder_moves_with_it_and_changes_with_its_f
     assert load_dataset(str(moved)).fingerprint == before
     (moved / "train" / "ant" / "000.png").unlink()
     assert load_dataset(str(moved)).fingerprint != before
+
+
+@pytest.mark.parametrize("side", [12, 80])
+def test_the_fingerprint_of_images_follows_them_and_their_labels_and_no_order(
+    write_folder: WriteFolder, tmp_path: Path, side: int
+) -> None:
+    root = write_folder({"train": 2, "test": 3}, size=(side, side))
+    test = load_dataset(str(root)).test
+    before = images_fingerprint(test)
+    assert images_fingerprint(test.take(torch.arange(len(test)).flip(0))) == before
+    assert images_fingerprint(test.take(torch.arange(len(test) - 1))) != before
+    moved = root.rename(tmp_path / "renamed")
+    assert images_fingerprint(load_dataset(str(moved)).test) == before
+    for split in ("train", "test"):
+        (moved / split / "bee").rename(moved / split / "aardvark")  # the first class now, and no longer the last
+    assert images_fingerprint(load_dataset(str(moved)).test) != before
 
 
 def test_a_second_load_reads_the_cache_and_a_changed_file_renews_it(

@@ -8,13 +8,8 @@ from torch.nn import functional as F
 
 from ann2snn_distill.conversion.network import partitioned
 from ann2snn_distill.conversion.partition import Stage
-from ann2snn_distill.distillation.branches import (
-    HybridBranches,
-    Position,
-    Projection,
-    convoy,
-    freeze,
-)
+from ann2snn_distill.distillation.branches import HybridBranches, Projection, convoy, freeze
+from ann2snn_distill.distillation.positions import Position
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 FAMILIES = {

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from ann2snn_distill.distillation.branches import HybridBranches, choose_positions
+from ann2snn_distill.distillation.branches import HybridBranches
 from ann2snn_distill.distillation.fitting import RIDGE, fit_projections
+from ann2snn_distill.distillation.positions import choose_positions
 
 T, CLOSE = 3, {"rtol": 1e-7, "atol": 1e-8}
 

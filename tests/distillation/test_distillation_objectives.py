@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ann2snn_distill.distillation.branches import HybridBranches, choose_positions
+from ann2snn_distill.distillation.branches import HybridBranches
 from ann2snn_distill.distillation.losses import branch_weights
 from ann2snn_distill.distillation.objectives import (
     AnnObjective,
@@ -15,6 +15,7 @@ from ann2snn_distill.distillation.objectives import (
     HybridObjective,
     RateObjective,
 )
+from ann2snn_distill.distillation.positions import choose_positions
 from ann2snn_distill.training.state import train_state
 from ann2snn_distill.training.step import LossTotals, plain_step
 

@@ -6,7 +6,8 @@ from torch import nn
 
 from ann2snn_distill.conversion.network import StagedAnn, partitioned
 from ann2snn_distill.conversion.partition import Stage
-from ann2snn_distill.distillation.branches import HybridBranches, choose_positions, named_cuts
+from ann2snn_distill.distillation.branches import HybridBranches
+from ann2snn_distill.distillation.positions import choose_positions, named_cuts
 from ann2snn_distill.errors import UnsupportedModelError, UsageError
 
 
@@ -86,6 +87,22 @@ def test_an_unknown_cut_is_refused_with_the_known_ones(ann):
     )
 
 
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        ("none,layer1", "--branches none,layer1: none stands alone; give none, or the names without it"),
+        ("layer1, auto", "--branches layer1, auto: auto stands alone; give auto, or the names without it"),
+        ("layer1,", "--branches 'layer1,' has an empty name; separate names by one comma each"),
+        ("layer1,layer2,layer1", "--branches names layer1 twice; give it once"),
+    ],
+)
+def test_names_that_cannot_stand_together_are_refused(ann, wanted, text):
+    stages = ann("test_resnet").stages
+    with pytest.raises(UsageError) as error:
+        choose_positions(stages, stages, wanted, same_network=True)
+    assert str(error.value) == text
+
+
 def test_different_networks_are_matched_by_reduction(ann, snn, batch):
     student, teacher = snn("resnetv2_18"), ann("mobilenetv2_050", 2)
     places = choose_positions(student.stages, teacher.stages, "auto", same_network=False)
@@ -127,7 +144,7 @@ def test_of_many_features_of_one_shape_those_at_quarters_of_the_depth_guide(coun
 def test_blocks_of_different_transformers_match_by_depth():
     places = choose_positions(blocks_of(12), blocks_of(24, channels=8), "auto", same_network=False)
     assert [place.teacher for place in places] == [5, 11, 17]
-    with pytest.raises(UsageError, match="no cut of reduction None"):
+    with pytest.raises(UsageError, match="no cut of 17 tokens to match the student's 'blocks"):
         choose_positions(blocks_of(12), blocks_of(24, tokens=65), "auto", same_network=False)
 
 
@@ -174,7 +191,7 @@ def test_a_teacher_without_a_classifier_cut_is_refused(ann, model):
 
     bare = partitioned(Bare(), img_size=32).stages
     assert [stage.name for stage in bare] == ["head"]
-    with pytest.raises(UsageError, match="no cut of reduction None to match the student's 'fc'"):
+    with pytest.raises(UsageError, match="no cut in front of its last layer to match the student's 'fc'"):
         choose_positions(ann("test_resnet").stages, bare, "fc", same_network=False)
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ann2snn_distill.distillation.branches import HybridBranches, choose_positions
+from ann2snn_distill.distillation.branches import HybridBranches
+from ann2snn_distill.distillation.positions import choose_positions
 from ann2snn_distill.evaluation.accuracy import top1, top1_at
 from ann2snn_distill.evaluation.alignment import cosines_on, hybrid_scores
 

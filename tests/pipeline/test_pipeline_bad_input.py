@@ -54,7 +54,18 @@ CONVERT = {
         2,
         ("names one place twice, as head and as layer4; give one of the names",),
     ),
-    "an empty branch": (("test_resnet", *DIGITS, "--branches", "layer1,"), 2, ("no cut is named ''",)),
+    "an empty branch": (("test_resnet", *DIGITS, "--branches", "layer1,"), 2, ("'layer1,' has an empty name",)),
+    "none and a branch": (("test_resnet", *DIGITS, "--branches", "none,layer1"), 2, ("none stands alone",)),
+    "a match without a file": (
+        ("test_resnet", *DIGITS, "--checkpoint-match", "order"),
+        2,
+        ("give --checkpoint FILE, too",),
+    ),
+    "images without colours": (
+        ("test_resnet", *DIGITS, "--model-kwargs", "in_chans=1"),
+        2,
+        ("takes 1-channel images, and all images here have 3 channels", "leave in_chans out of --model-kwargs"),
+    ),
     "weights of another network": (
         ("test_resnet", *DIGITS, "--init", "teacher", "--student", "resnet10t"),
         2,
@@ -193,7 +204,7 @@ def test_files_that_are_no_students_are_refused(command, trained, tmp_path):
     for name, text in (("cut", "truncated"), ("empty", "not a safetensors"), ("text", "not a safetensors")):
         for verb in ("eval", "inspect"):
             refused(command(verb, tmp_path / f"{name}.safetensors"), 1, text)
-    refused(command("eval", tmp_path / "foreign.safetensors"), 1, "not an SNN checkpoint")
+    refused(command("eval", tmp_path / "foreign.safetensors"), 1, "not an SNN checkpoint", "`inspect MODEL` needs none")
     refused(command("inspect", tmp_path / "foreign.safetensors"), 1, "not an SNN checkpoint")
     refused(command("eval", tmp_path / "nothing.safetensors"), 1, "there is no file")
     refused(command("eval", tmp_path), 1, "is a folder")

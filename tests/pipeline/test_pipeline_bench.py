@@ -98,3 +98,8 @@ def test_streamed_batches_say_how_many_workers_they_had(shades, command):
     assert done.code == 0, done.err
     (row,) = json.loads(done.out)["data"]
     assert (row["images"], row["workers"]) == (36, 1)
+
+
+def test_a_branch_is_not_measured_twice(command):
+    done = command("bench", "test_resnet", "--branches", "layer1,layer1", "--method", "hybrid", "--img-size", 32)
+    assert (done.code, "--branches names layer1 twice; give it once" in done.err) == (2, True)

@@ -269,7 +269,7 @@ def test_eval_at_other_timesteps_agrees_with_top1_at(command, trained):
 def test_the_teachers_accuracy_is_that_of_plain_timm_with_the_cached_weights(trained, cache):
     (path,) = (p for p in (cache / "teachers").glob("test_resnet-digits-*.safetensors") if is_of(p, epochs=3))
     model = timm.create_model("test_resnet", num_classes=10).eval()
-    small_stem(model, img_size=16, channels=3)
+    small_stem(model, img_size=16)
     model.load_state_dict(load_file(path))
     header = read_header(trained / "student.safetensors")
     test = load_dataset("digits").test

@@ -29,7 +29,7 @@ def counted(name, img_size):
     """Multiply-accumulates of a plain timm model, counted by hooks."""
     model = timm.create_model(name, num_classes=10).eval()
     if img_size <= 64:
-        small_stem(model, img_size=img_size, channels=3)
+        small_stem(model, img_size=img_size)
     total = []
 
     def count(module, inputs, output):
@@ -142,6 +142,8 @@ def test_inspect_all_shows_a_line_a_family_and_the_reasons(command):
     strict = command("inspect", "--all", "--strict", 50)
     assert strict.code == 4
     assert "0.00 % of the multiply-accumulates of csatv2, and too little of 1 more, below --strict 50 %" in strict.err
+    assert strict.err.rstrip().endswith("; --coverage full is enough for 1 of them")
+    assert command("inspect", "--all", "--strict", 99.9).err.rstrip().endswith("is enough for none of them")
 
 
 @pytest.mark.parametrize(
@@ -198,14 +200,36 @@ def test_what_a_students_file_leaves_open_is_taken_from_the_flags(command, train
     assert (found["training"]["timesteps"], found["training"]["batch_size"]) == (8, 7)
 
 
-@pytest.mark.parametrize(("coverage", "hint"), [("activations", " %; convert it with --coverage full"), ("full", " %")])
-def test_the_hint_of_strict_follows_the_coverage_of_a_file(command, trained, tmp_path, coverage, hint):
+ASK_LESS = "ask for less, or choose another model"
+
+
+def share_under_full(command, name, *flags):
+    found = json.loads(command("inspect", name, *flags, "--coverage", "full", "--json").out)
+    return f"{100 * found['coverage']['share']:.2f} %"
+
+
+def test_the_hint_of_strict_follows_the_coverage_of_a_file(command, trained, tmp_path):
     header, tensors = load_checkpoint(trained / "student.safetensors")
     path = tmp_path / "student.safetensors"
-    save_checkpoint(path, tensors, header.model_copy(update={"coverage": coverage}))
-    done = command("inspect", path, "--strict", 100)
-    assert done.code == 4, done.err
-    assert done.err.rstrip().endswith(f"below --strict 100{hint}")
+    full = share_under_full(command, "test_resnet", "--img-size", 16)
+    hints = {
+        ("activations", 100): f"converted with --coverage full it is {full}, too little as well: {ASK_LESS}",
+        ("full", 100): f"full coverage is the most there is: {ASK_LESS}",
+    }
+    for (coverage, strict), hint in hints.items():
+        save_checkpoint(path, tensors, header.model_copy(update={"coverage": coverage}))
+        done = command("inspect", path, "--strict", strict)
+        assert done.code == 4, done.err
+        assert done.err.rstrip().endswith(f"below --strict {strict} %; {hint}")
+
+
+@pytest.mark.parametrize("strict", [50, 99.9])
+def test_the_hint_of_strict_says_what_full_coverage_would_give(command, strict):
+    done = command("inspect", "test_vit", "--strict", strict)
+    enough = "" if strict == 50 else f", too little as well: {ASK_LESS}"
+    assert done.err.rstrip().endswith(
+        f"; converted with --coverage full it is {share_under_full(command, 'test_vit')}{enough}"
+    )
 
 
 @pytest.mark.parametrize("coverage", ["activations", "full"])
@@ -218,11 +242,21 @@ def test_gates_and_other_operations_that_stay_analog_are_counted_in_a_warning(co
     assert not any("operations on analog" in text for text in coverage_of(command, "test_resnet")["warnings"])
 
 
+@pytest.mark.parametrize(
+    ("model", "way_on", "code"),
+    [("vgg11_bn", "--maxpool avg replaces them", 0), ("inception_v3", "--maxpool avg cannot replace these", 4)],
+)
+def test_what_is_said_of_max_pools_is_true(command, model, way_on, code):
+    found = json.loads(command("inspect", model, "--img-size", 96, "--json").out)
+    assert [text.rpartition("; ")[2] for text in found["warnings"] if text.startswith("max pools")] == [way_on]
+    assert command("inspect", model, "--img-size", 96, "--maxpool", "avg").code == code
+
+
 @pytest.mark.parametrize(("coverage", "percent", "code"), [("activations", 50, 4), ("full", 50, 0), ("full", 99, 4)])
 def test_strict_judges_the_coverage_that_was_asked_for(command, coverage, percent, code):
     done = command("inspect", "test_vit", "--coverage", coverage, "--strict", percent)
     assert done.code == code, done.err
-    assert ("try --coverage full" in done.err) == (coverage == "activations")
+    assert ("converted with --coverage full it is" in done.err) == (coverage == "activations")
     assert (f"below --strict {percent} %" in done.err) == (code == 4)
 
 

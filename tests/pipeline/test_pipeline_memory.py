@@ -8,7 +8,8 @@ import torch
 
 from ann2snn_distill.conversion.network import StagedAnn, partitioned
 from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
-from ann2snn_distill.distillation.branches import HybridBranches, choose_positions
+from ann2snn_distill.distillation.branches import HybridBranches
+from ann2snn_distill.distillation.positions import choose_positions
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.neurons.equations import LIF
 from ann2snn_distill.pipeline.memory import StepMemory, explained, in_pieces, step_memory

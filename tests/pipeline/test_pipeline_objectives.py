@@ -7,7 +7,8 @@ import torch
 from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.conversion.network import StagedAnn, partitioned
 from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
-from ann2snn_distill.distillation.branches import HybridBranches, choose_positions
+from ann2snn_distill.distillation.branches import HybridBranches
+from ann2snn_distill.distillation.positions import choose_positions
 from ann2snn_distill.neurons.equations import LIF
 from ann2snn_distill.neurons.fused import observe_terms
 from ann2snn_distill.pipeline.objectives import spans_of

@@ -106,6 +106,25 @@ def test_a_file_without_named_tensors_says_so(tmp_path, content):
     assert "holds no tensors by name" in refusal(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (
+            {"encoder": TENSORS, "epoch": 1},
+            "(its keys are encoder, epoch); tensors lie under 'encoder': save that alone",
+        ),
+        ({"model": {"net": {}, "ema": TENSORS}}, "by name under model.net (it is empty); give a file"),
+        ({"model": {"ema": TENSORS}}, "by name under model (its keys are ema); tensors lie under 'ema'"),
+        ({f"key{number}": number for number in range(9)}, "key3, key4, ...); give a file that holds a network's state"),
+        ([1], "(it is a list); give a file"),
+    ],
+)
+def test_what_was_found_instead_of_tensors_is_named(tmp_path, content, text):
+    path = tmp_path / "net.pth"
+    torch.save(content, path)
+    assert text in refusal(path)
+
+
 def test_empty_missing_foreign_suffix_and_folder(tmp_path):
     (tmp_path / "resnet18.pth").touch()
     (tmp_path / "net.onnx").write_text("x")

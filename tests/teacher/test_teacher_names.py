@@ -22,7 +22,9 @@ def test_the_hub_old_prefix_becomes_the_new_one():
         ("resnet18.nope_in1k", "timm knows no weights 'nope_in1k' for resnet18; it has "),
         ("org/net", "write hf-hub:org/name"),
         ("hf-hub:net", "write hf-hub:org/name"),
-        ("./net.pth", "--checkpoint FILE"),
+        ("./net.pth", "is not a model's name, but a file's; give the timm name of its network"),
+        ("net.pth", "--checkpoint FILE"),
+        ("net.safetensors", "--checkpoint FILE"),
     ],
 )
 def test_an_unknown_name_is_a_usage_error_with_a_way_on(name, text):
@@ -35,3 +37,11 @@ def test_an_unknown_name_is_a_usage_error_with_a_way_on(name, text):
 def test_the_tags_on_offer_are_timms():
     with pytest.raises(UsageError, match="a1_in1k"):
         resolve_model_name("resnet18.nope")
+
+
+def test_a_folder_is_no_name_and_the_student_in_it_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"is not a model's name, but a folder; give a timm name$"):
+        resolve_model_name(str(tmp_path))
+    (tmp_path / "student.safetensors").touch()
+    with pytest.raises(UsageError, match=r"take the student\.safetensors in it, convert takes it with --init"):
+        resolve_model_name(str(tmp_path))

@@ -7,9 +7,10 @@ from torch.nn import functional as F
 from ann2snn_distill.conversion.folding import folded
 from ann2snn_distill.conversion.network import StagedAnn, partitioned
 from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
-from ann2snn_distill.distillation.branches import HybridBranches, choose_positions
+from ann2snn_distill.distillation.branches import HybridBranches
 from ann2snn_distill.distillation.losses import branch_weights
 from ann2snn_distill.distillation.objectives import HybridObjective
+from ann2snn_distill.distillation.positions import choose_positions
 from ann2snn_distill.evaluation.totals import exact_float32
 from ann2snn_distill.neurons.equations import NeuronModel
 from ann2snn_distill.training.state import train_state
