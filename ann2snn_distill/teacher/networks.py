@@ -42,8 +42,7 @@ def build_network(
 ) -> nn.Module:
     """Build a timm network with random weights: float32, in eval mode.
 
-    It takes images (B, C, img_size, img_size) to logits (B, classes). Equal arguments give equal structure
-    and weights; torch's global generator stays as it was.
+    It takes images (B, 3, img_size, img_size) to logits (B, classes); equal arguments give equal structure and weights.
 
     Raises:
         UsageError: the name is unknown, or timm refuses a keyword or the image size.
@@ -114,8 +113,7 @@ def fit_to_images(
     Convolutions that read their whole input become matrix products. Returns what was changed in the stem.
 
     Raises:
-        UsageError: the network is for other than colour images, does not take these, or `model_kwargs` may be why there
-            are no such logits.
+        UsageError: the network does not take colour images of that side, or `model_kwargs` may be why they give others.
         UnsupportedModelError: it has no classifier.
     """
     config = getattr(network, "pretrained_cfg", None) or {}
