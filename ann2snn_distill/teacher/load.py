@@ -13,6 +13,7 @@ from torch import nn
 from ann2snn_distill.errors import UsageError
 from ann2snn_distill.recipes import SMALL_IMAGE
 from ann2snn_distill.teacher.files import TensorFile, read_tensors
+from ann2snn_distill.teacher.limits import finite_limits
 from ann2snn_distill.teacher.matching import Target, WeightMatch, match_by_name, match_by_order
 from ann2snn_distill.teacher.names import is_hub_name, resolve_model_name
 from ann2snn_distill.teacher.networks import classifier_names, create, fit_to_images
@@ -128,6 +129,7 @@ def _target(module: nn.Module, *, name: str, classes: int, stem: Stem) -> Target
 def _load_file(module: nn.Module, file: TensorFile, *, target: Target, by_order: bool) -> WeightMatch:
     tensors, match = (match_by_order if by_order else match_by_name)(file, target)
     module.load_state_dict(tensors, strict=False)
+    finite_limits(module)
     return match
 
 

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from ann2snn_distill.conversion.whole_input import WholeInputs
 from ann2snn_distill.errors import BadInputError, UsageError
+from ann2snn_distill.teacher.limits import finite_limits
 from ann2snn_distill.teacher.names import is_hub_name, resolve_model_name
 from ann2snn_distill.teacher.stem import Stem, StemChange, small_stem
 
@@ -97,7 +98,7 @@ def create(
     network = _plain(name, classes=classes, keywords=keywords, seed=seed, img_size=img_size)
     if pretrained:
         network = _with_weights(name, classes=classes, keywords=keywords, seed=seed)
-    return network.float().eval()
+    return finite_limits(network.float().eval())
 
 
 def fit_to_images(

@@ -219,3 +219,22 @@ def test_a_loaded_network_does_not_attend_by_the_biases_of_its_random_weights(tm
     x = torch.rand(2, 3, 64, 64)
     found = load("levit_128s", img_size=64, checkpoint=path).module
     torch.testing.assert_close(found(x), own.train().eval()(x))
+
+
+CLAMPED = {"depth": 1, "embed_dim": 32, "num_heads": 2, "head_dim": 16, "intermediate_size": 32}
+
+
+def test_clamps_at_infinity_become_finite_and_change_nothing(tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = timm.create_model("gemma4_vit_167m", num_classes=10, **CLAMPED).eval()
+    unlimited = {name for name, value in plain.state_dict().items() if not value.isfinite().all()}
+    assert unlimited
+    path, x = tmp_path / "teacher.safetensors", torch.randn(2, 3, 96, 96)
+    save_file(plain.state_dict(), path)
+    for ours in (
+        build("gemma4_vit_167m", img_size=96, model_kwargs=CLAMPED),
+        load("gemma4_vit_167m", img_size=96, model_kwargs=CLAMPED, checkpoint=path).module,
+    ):
+        assert all(value.isfinite().all() for value in ours.state_dict().values())
+        assert torch.equal(ours(x), plain(x))
