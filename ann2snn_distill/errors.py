@@ -37,3 +37,9 @@ class InterruptedRunError(SnnDistillError):
     """The run was interrupted and its state saved."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's text, without its full stop, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(". ") if lines else type(error).__name__

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ann2snn_distill.conversion.canonical import canonical
 from ann2snn_distill.conversion.proxies import VALUE
 from ann2snn_distill.conversion.tracer import BATCH, ValueTracer, meta_copy
-from ann2snn_distill.errors import UnsupportedModelError
+from ann2snn_distill.errors import UnsupportedModelError, first_line
 
 _PREFIX = "network"
 _OTHER_BATCH = 3
@@ -94,7 +94,7 @@ def _traced(
         raise UnsupportedModelError(f"{name} cannot be traced: {error}; choose another model") from error
     except Exception as error:  # whatever a forward raises
         _check_size(meta_root, image)
-        raise UnsupportedModelError(f"{name} cannot be traced: {_first_line(error)}; choose another model") from error
+        raise UnsupportedModelError(f"{name} cannot be traced: {first_line(error)}; choose another model") from error
 
 
 def _check_size(meta_root: nn.Module, image: Tensor) -> None:
@@ -102,7 +102,7 @@ def _check_size(meta_root: nn.Module, image: Tensor) -> None:
         meta_root(image)
     except Exception as error:
         raise UnsupportedModelError(
-            f"the network does not run on {image.shape[-1]} px images: {_first_line(error)}; "
+            f"the network does not run on {image.shape[-1]} px images: {first_line(error)}; "
             "give another --img-size or --model-kwargs"
         ) from error
 
@@ -130,7 +130,7 @@ def _rerun(graph: fx.Graph, root: nn.Module, meta_root: nn.Module, image: Tensor
             logits = run.run(image)
     except Exception as error:
         raise UnsupportedModelError(
-            f"{name} cannot be traced: its forward fixes the number of images ({_first_line(error)}); "
+            f"{name} cannot be traced: its forward fixes the number of images ({first_line(error)}); "
             "choose another model"
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != _OTHER_BATCH:
@@ -197,7 +197,3 @@ def _path(node: fx.Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     innermost = next(reversed(stack.values()))[0] if stack else ""
     return str(innermost).removeprefix(_PREFIX).removeprefix(".")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

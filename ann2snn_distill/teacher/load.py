@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from timm.models import split_model_name_tag
 from torch import Tensor, nn
 
@@ -12,6 +13,7 @@ from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.recipes import SMALL_IMAGE
 from ann2snn_distill.teacher.conversions import conversion
 from ann2snn_distill.teacher.files import TensorFile, read_tensors
+from ann2snn_distill.teacher.limits import finite_limits
 from ann2snn_distill.teacher.matching import Target, WeightMatch, match_by_name, match_by_order
 from ann2snn_distill.teacher.names import is_hub_name, resolve_model_name
 from ann2snn_distill.teacher.networks import classifier_names, create, fit_to_images
@@ -130,11 +132,12 @@ def _load_file(module: nn.Module, file: TensorFile, *, target: Target, by_order:
     for name, tensor in tensors.items():
         _check_values(file.path, name, tensor, target.tensors[name])
     module.load_state_dict(tensors, strict=False)
+    finite_limits(module)
     return match
 
 
 def _check_values(path: Path, name: str, tensor: Tensor, own: Tensor) -> None:
-    """Refuse what no network computes with: NaN, infinity, and the integers of a quantized model."""
+    """Refuse what no network computes with: NaN, infinity but for that of limits, integers of a quantized model."""
     if not own.is_floating_point():
         return
     if not tensor.is_floating_point():
@@ -142,7 +145,8 @@ def _check_values(path: Path, name: str, tensor: Tensor, own: Tensor) -> None:
         raise BadInputError(
             f"{path} holds {kind} numbers in {name}, where weights are floats; give the file of the float model"
         )
-    if not tensor.to(own.dtype).isfinite().all():
+    values, unlimited = tensor.to(own.dtype), own.abs() == torch.finfo(own.dtype).max
+    if not (values.isfinite() | (values.isinf() & unlimited)).all():
         raise BadInputError(
             f"{path} holds NaN or infinity in {name} (a training that diverged leaves them); give an earlier one"
         )

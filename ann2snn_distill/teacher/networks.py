@@ -7,12 +7,14 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import get_pretrained_cfg, load_model_config_from_hf
+from timm.models import get_pretrained_cfg
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ann2snn_distill.conversion.whole_input import WholeInputs
-from ann2snn_distill.errors import BadInputError, UnsupportedModelError, UsageError
+from ann2snn_distill.errors import BadInputError, UnsupportedModelError, UsageError, first_line
+from ann2snn_distill.teacher.hub import wants_img_size
+from ann2snn_distill.teacher.limits import finite_limits
 from ann2snn_distill.teacher.names import is_hub_name, resolve_model_name
 from ann2snn_distill.teacher.stem import Stem, StemChange, small_stem
 
@@ -91,12 +93,12 @@ def create(
         if key in _RESERVED:
             raise UsageError(f"--model-kwargs cannot set {key}: {_RESERVED[key]}")
     keywords = dict(model_kwargs)
-    if _wants_img_size(name):
+    if wants_img_size(name):
         keywords["img_size"] = img_size
     network = _plain(name, classes=classes, keywords=keywords, seed=seed, img_size=img_size)
     if pretrained:
         network = _with_weights(name, classes=classes, keywords=keywords, seed=seed)
-    return network.float().eval()
+    return finite_limits(network.float().eval())
 
 
 def fit_to_images(
@@ -145,29 +147,11 @@ def fit_to_images(
     return changes
 
 
-def local_form(name: str, model_kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the name and keyword arguments that build the same network without the hub: what a file may name.
-
-    Raises:
-        BadInputError: a hub repository's configuration cannot be had.
-    """
-    if not is_hub_name(name):
-        return name, dict(model_kwargs)
-    _, architecture, arguments = _hub_config(name)
-    return architecture, {**arguments, **model_kwargs}
-
-
 def classifier_names(network: nn.Module) -> tuple[str, ...]:
     """Paths of the modules whose outputs are logits, as timm names them."""
     config = getattr(network, "pretrained_cfg", None) or {}
     named = config.get("classifier") or ()
     return (named,) if isinstance(named, str) else tuple(named)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, without its full stop, or its type where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(". ") if lines else type(error).__name__
 
 
 class _WithValues(TorchFunctionMode):
@@ -188,25 +172,6 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
-
-
-def _wants_img_size(name: str) -> bool:
-    """Whether the architecture is built for one image size, which timm then takes as a keyword."""
-    if not is_hub_name(name):
-        return bool(getattr(get_pretrained_cfg(name), "fixed_input_size", False))
-    return bool(_hub_config(name)[0].get("fixed_input_size", False))
-
-
-def _hub_config(name: str) -> tuple[Mapping[str, Any], str, Mapping[str, Any]]:
-    """Return the configuration of a hub repository, its architecture, and the keyword arguments it is built with."""
-    try:
-        config, architecture, arguments = load_model_config_from_hf(name.removeprefix("hf-hub:"))
-    except Exception as error:  # offline, missing, gated, not timm's: many libraries' exceptions
-        raise BadInputError(
-            f"{name} cannot be had ({first_line(error)}); check the name and the connection, "
-            "or give a timm name (convert and teach take weights with --checkpoint FILE)"
-        ) from error
-    return config, architecture, arguments or {}
 
 
 def _plain(name: str, *, classes: int, keywords: Mapping[str, Any], seed: int, img_size: int) -> nn.Module:

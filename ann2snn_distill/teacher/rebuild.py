@@ -18,9 +18,9 @@ from torch.nn.modules.module import (
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ann2snn_distill.errors import BadInputError, UnsupportedModelError, UsageError
+from ann2snn_distill.errors import BadInputError, UnsupportedModelError, UsageError, first_line
 from ann2snn_distill.teacher.names import is_hub_name, resolve_model_name
-from ann2snn_distill.teacher.networks import build_network, create, first_line, fit_to_images
+from ann2snn_distill.teacher.networks import build_network, create, fit_to_images
 from ann2snn_distill.teacher.stem import Stem
 
 _LARGEST_VALUE = 2**30
@@ -87,9 +87,7 @@ def check_rebuild(
         work = FlopCounterMode(display=False)
         with _at_most(len(shapes)), work, _Bounded(), torch.no_grad():
             with torch.device("meta"):
-                network = create(
-                    name, classes=classes, img_size=img_size, model_kwargs=model_kwargs, seed=0, pretrained=False
-                )
+                network = _untrainable(name, classes=classes, img_size=img_size, model_kwargs=model_kwargs)
             network = _fitted(
                 network, name,
                 classes=classes, img_size=img_size, stem=stem, model_kwargs=model_kwargs,
@@ -129,7 +127,15 @@ def _fitted(
             raise
         if sum(tensor.numel() for tensor in network.state_dict().values()) > most:
             raise _TooLargeError("of more values") from error
-        return build_network(name, classes=classes, img_size=img_size, stem=stem, model_kwargs=model_kwargs)
+        network = _untrainable(name, classes=classes, img_size=img_size, model_kwargs=model_kwargs)
+        fit_to_images(network, name=name, classes=classes, img_size=img_size, stem=stem, model_kwargs=model_kwargs)
+        return network
+
+
+def _untrainable(name: str, *, classes: int, img_size: int, model_kwargs: Mapping[str, Any]) -> nn.Module:
+    """Call timm; PyTorch's counter of operations fails where a module takes a view of a parameter, as CaiT's do."""
+    network = create(name, classes=classes, img_size=img_size, model_kwargs=model_kwargs, seed=0, pretrained=False)
+    return network.requires_grad_(False)
 
 
 def _check_work(operations: int) -> None:

@@ -33,6 +33,23 @@ def test_the_network_of_an_honest_header_is_built(shapes):
     assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 10)
 
 
+@pytest.mark.parametrize("on_meta", [True, False])
+def test_a_network_whose_modules_take_views_of_parameters_is_rebuilt(on_meta, monkeypatch):
+    kwargs = {"embed_dim": 8, "depth": 1, "num_heads": 1}
+    header = {"classes": 10, "img_size": 16, "stem": "keep", "model_kwargs": kwargs}
+    network = build_network("cait_xxs24_224", **header)
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    if not on_meta:
+        monkeypatch.setattr(rebuild, "fit_to_images", fit_off_meta)
+    assert rebuilt_network("cait_xxs24_224", shapes=shapes, **header).cls_token.requires_grad
+
+
+def fit_off_meta(network, **more):
+    if next(network.parameters()).is_meta:
+        raise UsageError("an operation has no meta kernel")
+    return fit_to_images(network, **more)
+
+
 @pytest.mark.parametrize("name", ["hf-hub:org/net", "hf_hub:org/net@main"])
 def test_a_hubs_name_is_not_fetched(shapes, name, monkeypatch):
     import socket
@@ -101,12 +118,7 @@ def test_work_that_no_machine_does_is_refused_though_the_weights_are_few():
 
 
 def test_what_the_meta_device_cannot_run_is_built_unless_the_file_is_too_small_for_it(shapes, monkeypatch):
-    def fit(network, **more):
-        if next(network.parameters()).is_meta:
-            raise UsageError("an operation has no meta kernel")
-        return fit_to_images(network, **more)
-
-    monkeypatch.setattr(rebuild, "fit_to_images", fit)
+    monkeypatch.setattr(rebuild, "fit_to_images", fit_off_meta)
     check_rebuild("test_resnet", shapes=shapes, **HEADER)
     large = {"channels": [2048] * 4}
     assert "a network of more values, and its tensors do not" in refusal(shapes, model_kwargs={**SMALL, **large})

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ann2snn_distill.errors import BadInputError, UnsupportedModelError, UsageError
-from ann2snn_distill.teacher import build_blueprint, build_network, load_network, networks, rebuilt_network
+from ann2snn_distill.teacher import build_blueprint, build_network, hub, load_network, networks, rebuilt_network
 from ann2snn_distill.teacher.normalisation import Normalisation
 
 HALF = (0.5, 0.5, 0.5)
@@ -133,7 +133,7 @@ def _offline(monkeypatch):
 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", fail)
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_url", fail)
-    monkeypatch.setattr("ann2snn_distill.teacher.networks.load_model_config_from_hf", fail)
+    monkeypatch.setattr("ann2snn_distill.teacher.hub.load_model_config_from_hf", fail)
 
 
 @pytest.mark.parametrize(
@@ -193,12 +193,12 @@ def test_keywords_that_take_the_pool_in_front_of_the_classifier_are_wrong_usage(
 
 def test_a_hub_network_has_a_name_and_arguments_that_need_no_hub(monkeypatch):
     answer = ({"input_size": (3, 32, 32)}, "test_resnet", {"stem_width": 8})
-    monkeypatch.setattr(networks, "load_model_config_from_hf", lambda repository: answer)
-    assert networks.local_form("hf-hub:org/net", {"drop_rate": 0.1}) == (
+    monkeypatch.setattr(hub, "load_model_config_from_hf", lambda repository: answer)
+    assert hub.local_form("hf-hub:org/net", {"drop_rate": 0.1}) == (
         "test_resnet",
         {"stem_width": 8, "drop_rate": 0.1},
     )
-    assert networks.local_form("resnet18", {"drop_rate": 0.1}) == ("resnet18", {"drop_rate": 0.1})
+    assert hub.local_form("resnet18", {"drop_rate": 0.1}) == ("resnet18", {"drop_rate": 0.1})
 
 
 @pytest.mark.parametrize("img_size", [32, 96])
@@ -228,3 +228,22 @@ def test_a_loaded_network_does_not_attend_by_the_biases_of_its_random_weights(tm
     x = torch.rand(2, 3, 64, 64)
     found = load("levit_128s", img_size=64, checkpoint=path).module
     torch.testing.assert_close(found(x), own.train().eval()(x))
+
+
+CLAMPED = {"depth": 1, "embed_dim": 32, "num_heads": 2, "head_dim": 16, "intermediate_size": 32}
+
+
+def test_clamps_at_infinity_become_finite_and_change_nothing(tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = timm.create_model("gemma4_vit_167m", num_classes=10, **CLAMPED).eval()
+    unlimited = {name for name, value in plain.state_dict().items() if not value.isfinite().all()}
+    assert unlimited
+    path, x = tmp_path / "teacher.safetensors", torch.randn(2, 3, 96, 96)
+    save_file(plain.state_dict(), path)
+    for ours in (
+        build("gemma4_vit_167m", img_size=96, model_kwargs=CLAMPED),
+        load("gemma4_vit_167m", img_size=96, model_kwargs=CLAMPED, checkpoint=path).module,
+    ):
+        assert all(value.isfinite().all() for value in ours.state_dict().values())
+        assert torch.equal(ours(x), plain(x))
