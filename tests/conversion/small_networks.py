@@ -41,6 +41,8 @@ def network(name, keywords=None, *, seed=0, dtype=torch.float64):
         with torch.no_grad():
             for module in model.modules():
                 perturb(module)
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eps, module.momentum = 1e-3, 0.2
     return model.eval()
 
 
@@ -49,7 +51,6 @@ def perturb(module):
         module.weight.uniform_(0.6, 1.6)
         module.running_mean.normal_(std=0.3)
         module.running_var.uniform_(0.5, 2.0)
-        module.eps, module.momentum = 1e-3, 0.2
     if isinstance(getattr(module, "bias", None), nn.Parameter):
         module.bias.normal_(mean=0.1, std=0.3)
 

@@ -12,7 +12,6 @@ from ann2snn_distill.neurons.equations import IF, LIF
 
 FAST = ["test_resnet", "densenet121", "mobilenetv2_035"]
 SLOW = [name for name in NETWORKS if name not in FAST]
-FAMILIES = [name if name in zoo.FAST else pytest.param(name, marks=pytest.mark.zoo) for name in zoo.FAMILIES]
 HARD = LIF._replace(reset="hard", decay=0.7)
 
 
@@ -68,8 +67,8 @@ def test_every_norm_and_sum_of_a_residual_network_runs_inside_a_neuron():
     assert sum(node.name.startswith("add") for node in absorbed) == 8
 
 
-@pytest.mark.parametrize("full_coverage", [False, True], ids=["activations", "full"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("full_coverage", zoo.COVERAGES)
+@pytest.mark.parametrize("family", zoo.EVERY)
 def test_fused_programs_equal_the_plain_ones_for_every_family(family, full_coverage):
     student = zoo.family_student(family, full_coverage=full_coverage)
     assert_same(student, zoo.family_images(family), 3, tolerance=zoo.tolerance(family))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-import timm
+import pytest
 import torch
 from small_networks import CLASSES, perturb
 from torch import nn
@@ -12,6 +12,7 @@ from ann2snn_distill.conversion.network import partitioned
 from ann2snn_distill.conversion.student import SpikingNetwork
 from ann2snn_distill.neurons.equations import LIF
 from ann2snn_distill.reporting.families import REPRESENTATIVES
+from ann2snn_distill.teacher import build_network
 
 WIDE_LIF = LIF._replace(surrogate_width=2.0)
 
@@ -35,6 +36,7 @@ SMALL = {
     "inception_resnet_v2": Small(side=96),
     "inception_v3": Small(side=96),
     "inception_v4": Small(side=96),
+    "mobilenetv5": Small(keywords={"channel_multiplier": 0.125}),
     "nasnet": Small(side=96, keywords={"stem_size": 24, "num_features": 384}),
     "pnasnet": Small(side=96),
     "vgg": Small("vgg11_bn", keywords={"mlp_ratio": 1 / 64}),
@@ -56,12 +58,28 @@ FAMILIES = [family for family in REPRESENTATIVES if family not in REFUSED]
 FAST = ("byobnet", "convnext", "efficientnet", "mambaout", "maxxvit", "nfnet", "resnet", "vision_transformer")
 """Converted in a second or two each: tested on every run."""
 
+EVERY = [name if name in FAST else pytest.param(name, marks=pytest.mark.zoo) for name in FAMILIES]
+"""Families as parameters of a test."""
+
+COVERAGES = [pytest.param(False, id="activations"), pytest.param(True, id="full")]
+"""Coverages as parameters of a test: whether it is full."""
+
 SINGLE_PRECISION = ("deepseek_vit", "efficientvit_mit", "metaformer")
 """Families that compute a part in float32, whatever their weights are."""
 
 
+def name_of(family):
+    return SMALL.get(family, Small()).name or REPRESENTATIVES[family]
+
+
 def side_of(family):
     return SMALL.get(family, Small()).side
+
+
+def arguments_of(family):
+    """What `build_network` and the header of a file are told of the family's network, besides name and classes."""
+    small = SMALL.get(family, Small())
+    return {"img_size": small.side, "stem": "keep", "model_kwargs": small.keywords}
 
 
 def tolerance(family):
@@ -71,14 +89,9 @@ def tolerance(family):
 
 def family_network(family):
     """A float64 network in eval mode of the family."""
-    small = SMALL.get(family, Small())
-    name = small.name or REPRESENTATIVES[family]
-    keywords = dict(small.keywords)
-    if timm.get_pretrained_cfg(name).fixed_input_size:
-        keywords["img_size"] = small.side
+    model = build_network(name_of(family), classes=CLASSES, **arguments_of(family)).double()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = timm.create_model(name, num_classes=CLASSES, **keywords).double().eval()
+        torch.manual_seed(1)
         with torch.no_grad():
             for module in model.modules():
                 perturb(module)
