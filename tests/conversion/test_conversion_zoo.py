@@ -105,11 +105,10 @@ def gradients(logits, target, parameters):
 def test_saved_and_loaded_tensors_give_equal_logits(family, student):
     x = family_images(family)
     held = io.BytesIO(save({name: value.contiguous().clone() for name, value in student.body.state_dict().items()}))
-    rebuilt = family_student(family)
+    rebuilt = family_student(family, thresholds=student.thresholds)
     for parameter in rebuilt.body.parameters():
         parameter.zero_()
     rebuilt.body.load_state_dict(load(held.getvalue()))
-    rebuilt.set_thresholds(student.thresholds)
     assert torch.equal(rebuilt(x, T), student(x, T))
 
 

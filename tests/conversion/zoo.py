@@ -94,8 +94,8 @@ def family_images(family, count=2):
     return torch.randn(count, 3, side, side, generator=generator, dtype=torch.float64)
 
 
-def family_student(family, *, full_coverage=False):
-    """An SNN of the family, with thresholds that leave no neuron silent."""
+def family_student(family, *, full_coverage=False, thresholds=None):
+    """An SNN of the family, with thresholds that leave no neuron silent if none are given."""
     cut = partitioned(family_network(family), img_size=side_of(family), full_coverage=full_coverage)
-    thresholds = thresholds_of_snn(cut.sites, family_images(family), 3, neuron=WIDE_LIF)
+    thresholds = thresholds or thresholds_of_snn(cut.sites, family_images(family), 3, neuron=WIDE_LIF)
     return SpikingNetwork(cut, WIDE_LIF, thresholds=thresholds).double()

@@ -48,11 +48,11 @@ def ann():
 
 @pytest.fixture(scope="session")
 def snn():
-    """Name, seed, named cuts -> an SNN of it."""
+    """Name, seed, named cuts, threshold of all neurons -> an SNN of it."""
 
-    def make(name, seed=1, cuts=()):
+    def make(name, seed=1, cuts=(), threshold=0.5):
         cut = partitioned(build(name, seed), img_size=SIDE, cuts=cuts)
-        return SpikingNetwork(cut, LIF, thresholds=uniform_thresholds(cut.sites.neuron_names(), 0.5)).double()
+        return SpikingNetwork(cut, LIF, thresholds=uniform_thresholds(cut.sites.neuron_names(), threshold)).double()
 
     return make
 
