@@ -64,12 +64,20 @@ def trained(batches: SixFixedImages) -> Callable[..., tuple[TrainState, FitResul
         peak: float = 0.05,
         spans: Sequence[Span] = (),
         dtype: torch.dtype | None = None,
+        radius: float = 0.0,
     ) -> tuple[TrainState, FitResult]:
         how = Execution(
             torch.device("cpu"), amp=dtype is not None, compiled=False, pieces=pieces, dtype=dtype or torch.bfloat16
         )
         modules = {"net": model.train()}
-        state = train_state(modules, opt=opt, weight_decay=0.1, average_decay=average, scaled=how.scaled)  # type: ignore[arg-type]
+        state = train_state(
+            modules,
+            opt=opt,
+            weight_decay=0.1,
+            average_decay=average,
+            scaled=how.scaled,
+            radius=radius,  # type: ignore[arg-type]
+        )
         result = fit(
             "net",
             spans or (Span(epochs, AnnObjective(model)),),
