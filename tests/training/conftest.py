@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,6 +66,7 @@ def trained(batches: SixFixedImages) -> Callable[..., tuple[TrainState, FitResul
         spans: Sequence[Span] = (),
         dtype: torch.dtype | None = None,
         radius: float = 0.0,
+        measure: Callable[[TrainState], dict[str, Any]] = lambda state: {},
     ) -> tuple[TrainState, FitResult]:
         how = Execution(
             torch.device("cpu"), amp=dtype is not None, compiled=False, pieces=pieces, dtype=dtype or torch.bfloat16
@@ -87,6 +89,7 @@ def trained(batches: SixFixedImages) -> Callable[..., tuple[TrainState, FitResul
             execution=how,
             resume=ResumeFolder(folder, identity={}),
             observe=observe,
+            metrics=lambda epoch: measure(state),
         )
         return state, result
 
