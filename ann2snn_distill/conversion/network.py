@@ -26,10 +26,6 @@ class Partitioned:
         """The canonical network."""
         return self.sites.trace.body
 
-    def stage_at(self, cut: str) -> int:
-        """Return the index of the stage in front of the cut named `cut`."""
-        return [stage.name for stage in self.stages].index(cut)
-
 
 def partitioned(
     model: nn.Module,

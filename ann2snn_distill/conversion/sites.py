@@ -1,7 +1,6 @@
 """The call sites of a traced network: kind, role and name of every node."""
 
 import operator
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,15 +116,3 @@ def _kind(node: fx.Node, kinds: dict[fx.Node, Kind], sizes: frozenset[fx.Node]) 
         constant = node.target in _METADATA_TAKERS and kinds[node.args[0]] is not Kind.DATA  # type: ignore[index]
         return Kind.SIZE if constant else Kind.DATA
     return Kind.SIZE if Kind.SIZE in inputs else Kind.CONSTANT
-
-
-def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    """Return `nodes` and everything they are computed from."""
-    found: set[fx.Node] = set()
-    waiting = list(nodes)
-    while waiting:
-        node = waiting.pop()
-        if node not in found:
-            found.add(node)
-            waiting.extend(node.all_input_nodes)
-    return found

@@ -19,7 +19,7 @@ from ann2snn_distill.conversion.programs import (
 )
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.neurons.equations import NeuronModel
-from ann2snn_distill.neurons.temporal import mean_over_time, repeat_over_time
+from ann2snn_distill.neurons.temporal import mean_over_time
 
 
 class Neuron(nn.Module):
@@ -166,11 +166,6 @@ class SpikingNetwork(nn.Module):
         """Return the names of the body's tensors that a file holds: all but the neurons', which are in its header."""
         return tuple(name for name in self.body.state_dict() if not name.startswith(f"{NEURONS}."))
 
-    def set_thresholds(self, thresholds: Mapping[str, float]) -> None:
-        """Give the named neurons new thresholds."""
-        for name, value in thresholds.items():
-            self._neurons()[name].threshold.fill_(value)  # type: ignore[operator]
-
     def forward(self, x: Tensor, timesteps: int) -> Tensor:
         """Return the logits (T, B, K) of every timestep, by the running statistics."""
         return self.in_inference.unroll(x, timesteps)
@@ -234,8 +229,3 @@ def _check_names(what: str, found: Mapping[str, float], names: Sequence[str]) ->
 def uniform_thresholds(names: Sequence[str], threshold: float) -> dict[str, float]:
     """Return the same threshold for every neuron."""
     return dict.fromkeys(names, threshold)
-
-
-def as_frames(x: Tensor, timesteps: int) -> Tensor:
-    """Return images (B, ...) as T equal frames (TB, ...)."""
-    return repeat_over_time(x, timesteps)

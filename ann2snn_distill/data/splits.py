@@ -84,11 +84,6 @@ class Dataset:
     left_out: tuple[str, ...] = ()
 
     @property
-    def small(self) -> bool:
-        """Are the images at most 64 pixels wide?"""
-        return self.img_size <= SMALL
-
-    @property
     def warnings(self) -> tuple[str, ...]:
         """What a user must know of the data: a sentence that counts and names the files left out, or nothing."""
         if not self.left_out:

@@ -151,7 +151,7 @@ def distilled(work: Distillation, observe: Observer) -> tuple[TrainState, FitRes
             plan=Plan(
                 Schedule(settings.epochs, settings.warmup_epochs or 0.0, settings.lr, seed=settings.seed),
                 interval_of(settings),
-                remedy="start again with --overwrite and a lower --lr",
+                remedy=f"start again with --overwrite and a lower --lr{' or --sam' if settings.sam else ''}",
             ),
             execution=execution,
             resume=ResumeFolder(run.folder / RESUME_FOLDER, identity=_identity(work)),

@@ -22,7 +22,6 @@ class WeightMatch:
         loaded: tensors taken from the file or from timm.
         rebuilt: the classifier's tensors, random again since the classes differ.
         unused: the file's tensors left over.
-        missing: counters of batches that were not taken (nothing else may be missing).
         unwrapped: the keys under which the file's tensors lay.
         stripped: the prefix that was taken off the file's names.
         how: by name, by order, or by timm's own loading.
@@ -33,7 +32,6 @@ class WeightMatch:
     loaded: tuple[str, ...]
     rebuilt: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
     unwrapped: str | None = None
     stripped: str | None = None
     how: Literal["name", "order", "timm"] = "name"
@@ -93,15 +91,14 @@ def match_by_name(file: TensorFile, target: Target) -> tuple[dict[str, Tensor], 
     loaded = {name: named[name] for name, own in target.tensors.items() if fits(named.get(name), own)}
     absent = [name for name in target.tensors if name not in loaded]
     rebuilt = _rebuilt(absent, named, target)
-    missing = [name for name in absent if name.endswith(_COUNTER) and name not in named]
-    problems = [name for name in absent if name not in rebuilt and name not in missing]
+    counters = [name for name in absent if name.endswith(_COUNTER) and name not in named]
+    problems = [name for name in absent if name not in rebuilt and name not in counters]
     if problems:
         raise BadInputError(_misfit(problems, named, file=file, target=target))
     match = WeightMatch(
         loaded=tuple(loaded),
         rebuilt=tuple(rebuilt),
         unused=tuple(name for name in named if name not in target.tensors),
-        missing=tuple(missing),
         unwrapped=file.unwrapped,
         stripped=stripped,
         converted=converted,
@@ -138,7 +135,6 @@ def match_by_order(file: TensorFile, target: Target) -> tuple[dict[str, Tensor],
     match = WeightMatch(
         loaded=tuple(loaded),
         rebuilt=tuple(rebuilt),
-        missing=tuple(name for name in target.tensors if name.endswith(_COUNTER)),
         unwrapped=file.unwrapped,
         how="order",
         classes=target.classes,

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from ann2snn_distill.training.loop import Loop, own_generators
 from ann2snn_distill.training.resume import Restart
-from ann2snn_distill.training.step import LossTotals, plain_step
+from ann2snn_distill.training.step import LossTotals, plain_step, uphill_share
 
 
 def where_it_began(loop: Loop, good: Restart) -> str | None:
@@ -59,21 +59,38 @@ def _all_finite(tensors: Iterable[Tensor]) -> bool:
 
 
 def _culprit(loop: Loop, x: Tensor, target_BK: Tensor) -> str:
-    """Make the step again, looking at every value: forwards, then at the gradients from the last layer on."""
+    """Make the step again, looking at every value."""
+    state, pieces = loop.state, loop.execution.pieces
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.radius:
+        some, parts = uphill_share(len(x), pieces)
+        found = _first_seen(loop, x[:some], target_BK[:some], parts) or _seen_uphill(loop, x, target_BK)
+    else:
+        found = _first_seen(loop, x, target_BK, pieces)
+    return found or "in the update of the weights"
+
+
+def _seen_uphill(loop: Loop, x: Tensor, target_BK: Tensor) -> str | None:
+    with loop.state.uphill():
+        found = _first_seen(loop, x, target_BK, loop.execution.pieces)
+    return found and f"{found}, {loop.state.radius:g} uphill of the weights"
+
+
+def _first_seen(loop: Loop, x: Tensor, target_BK: Tensor, pieces: int) -> str | None:
+    """Differentiate, and look at every value: forwards, then at the gradients from the last layer on."""
     how = loop.execution
-    loop.state.optimizer.zero_grad(set_to_none=True)
     names = {id(tensor): name.rpartition(".")[0] for name, tensor in loop.state.tensors().items()}
-    for piece, piece_target in zip(x.chunk(how.pieces), target_BK.chunk(how.pieces), strict=True):
+    for piece, piece_target in zip(x.chunk(pieces), target_BK.chunk(pieces), strict=True):
         watch = _Watch(names)
         with watch, torch.autocast(how.device.type, how.dtype, enabled=how.amp):
             parts = loop.objective(piece, piece_target)
         if watch.found is not None:
             return watch.found
-        loop.state.scaled(parts["loss"] / how.pieces).backward()
+        loop.state.scaled(parts["loss"] / pieces).backward()
     for name, tensor in reversed(loop.state.tensors().items()):
         if tensor.grad is not None and not _all_finite([tensor.grad]):
             return f"in the gradient of {name}"
-    return "in the update of the weights"
+    return None
 
 
 class _Watch(TorchFunctionMode):

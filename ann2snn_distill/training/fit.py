@@ -156,10 +156,11 @@ def _train(
             for _ in steps:
                 keeper.after_step()
         line = loop.line()
-        loop.check_finite()
-        if epoch == epochs:
-            conclude()
-        entry: dict[str, Any] = {"epoch": epoch, "phase": name, **line, **metrics(epoch)}
+        keeper.refresh()  # what follows may lend the network other weights, and be interrupted anywhere
+        with loop.unsettled():
+            if epoch == epochs:
+                conclude()
+            entry: dict[str, Any] = {"epoch": epoch, "phase": name, **line, **metrics(epoch)}
         loop.close_epoch(entry)
         keeper.after_epoch(last=epoch == epochs)
         record(loop.history)

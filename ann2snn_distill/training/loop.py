@@ -76,7 +76,7 @@ class Loop:
         execution: device, precision, compilation.
         interrupts: held back during a step.
         history: a line for each finished epoch.
-        settled: whether the state is whole; False while a step is made, and after one that failed.
+        settled: whether the state is whole; False while a step is made or measured, and after one that failed.
     """
 
     def __init__(
@@ -147,12 +147,10 @@ class Loop:
         reported, count = time.perf_counter(), 0
         for x, target_BK in self.batches.epoch(len(self.history), self._totals.steps):
             step = self._made_step(x, target_BK)
-            with self.interrupts.held():
-                self.settled = False
+            with self.interrupts.held(), self.unsettled():
                 self.prepare(self._totals.steps)
                 step(x, target_BK)
                 self._totals.count()
-                self.settled = True
             yield
             count += 1
             now = time.perf_counter()
@@ -161,6 +159,13 @@ class Loop:
                 reported, count = now, 0
         if count:
             self._observe(StepsDone(count))
+
+    @contextmanager
+    def unsettled(self) -> Iterator[None]:
+        """Let the state be what it likes; it counts as whole again if the block ends and does not fail."""
+        self.settled = False
+        yield
+        self.settled = True
 
     def prepare(self, step: int) -> None:
         """Set the learning rate of a step of this epoch (from 0), and seed what the network draws in it."""
@@ -217,12 +222,11 @@ class Loop:
 
     def _made_step(self, x: Tensor, target_BK: Tensor) -> Step:
         if self._step is None:
-            self.settled = False
-            self._step = ready_step(
-                self.objective, self.state, self._totals, self.execution,
-                x=x, target_BK=target_BK, note=lambda text: self._observe(Note(text)),
-            )  # fmt: skip
-            self.settled = True
+            with self.unsettled():
+                self._step = ready_step(
+                    self.objective, self.state, self._totals, self.execution,
+                    x=x, target_BK=target_BK, note=lambda text: self._observe(Note(text)),
+                )  # fmt: skip
         return self._step
 
     def _report(self, steps: int, seconds: float) -> None:

@@ -136,8 +136,7 @@ def plain_step(
     def step(x: Tensor, target_BK: Tensor) -> None:
         state.optimizer.zero_grad(set_to_none=True)
         if state.radius:
-            parts = max(pieces // _UPHILL_SHARE, 1)
-            some = min(max(len(x) // _UPHILL_SHARE, 2), parts * (len(x) // pieces))  # a batch norm may need two
+            some, parts = uphill_share(len(x), pieces)
             differentiate(x[:some], target_BK[:some], parts, totals.add)
             with state.uphill():
                 differentiate(x, target_BK, pieces, lambda parts: None)
@@ -147,6 +146,12 @@ def plain_step(
         state.update_average()
 
     return step
+
+
+def uphill_share(images: int, pieces: int) -> tuple[int, int]:
+    """Return how many of a batch's images find the way uphill, the first ones, and in how many pieces."""
+    parts = max(pieces // _UPHILL_SHARE, 1)
+    return min(max(images // _UPHILL_SHARE, 2), parts * (images // pieces)), parts  # a batch norm may need two
 
 
 def ready_step(

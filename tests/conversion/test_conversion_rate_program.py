@@ -56,13 +56,7 @@ def test_running_statistics_move_once_by_the_folded_batch(student):
 
 
 def test_gradients_at_one_timestep_are_bptts(student):
-    x, target = images(seed=2), labels()
-    parameters = dict(student.body.named_parameters())
-    _, logits_TBK = plain_snn(student, x, 1, training=True)
-    wanted = torch.autograd.grad(F.cross_entropy(logits_TBK.mean(0), target), list(parameters.values()))
-    rates = student.in_training.rate(x, 1, student.in_training.observe(x, 1))
-    found = torch.autograd.grad(F.cross_entropy(rates[-1], target), list(parameters.values()))
-    assert_gradients_equal(parameters, found, wanted)
+    assert_bptts_at_one_timestep(student, images(seed=2))
 
 
 def test_unrolled_program_is_the_plain_snn_with_its_gradients(student):
@@ -121,13 +115,7 @@ def test_every_operation_that_does_not_commute_with_the_mean_answers_from_its_ow
 
 
 def test_analog_gradients_at_one_timestep_are_bptts():
-    student, x, target = analog_student(), images(), labels()
-    parameters = dict(student.body.named_parameters())
-    _, logits_TBK = plain_snn(student, x, 1, training=True)
-    wanted = torch.autograd.grad(F.cross_entropy(logits_TBK.mean(0), target), list(parameters.values()))
-    rates = student.in_training.rate(x, 1, student.in_training.observe(x, 1))
-    found = torch.autograd.grad(F.cross_entropy(rates[-1], target), list(parameters.values()))
-    assert_gradients_equal(parameters, found, wanted)
+    assert_bptts_at_one_timestep(analog_student(), images())
 
 
 @torch.no_grad()
@@ -224,6 +212,15 @@ def assert_nothing_silent(student, plain):
     for name in student.thresholds:
         share = (plain.values[name] != 0).double().mean()
         assert 0.02 < share < 0.98, name
+
+
+def assert_bptts_at_one_timestep(student, x):
+    parameters, target = dict(student.body.named_parameters()), labels()
+    _, logits_TBK = plain_snn(student, x, 1, training=True)
+    wanted = torch.autograd.grad(F.cross_entropy(logits_TBK.mean(0), target), list(parameters.values()))
+    rates = student.in_training.rate(x, 1, student.in_training.observe(x, 1))
+    found = torch.autograd.grad(F.cross_entropy(rates[-1], target), list(parameters.values()))
+    assert_gradients_equal(parameters, found, wanted)
 
 
 def assert_gradients_equal(parameters, found, wanted):

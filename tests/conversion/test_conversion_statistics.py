@@ -7,14 +7,14 @@ from small_networks import images, network, spiking_form
 
 from ann2snn_distill.conversion.rules import Role
 from ann2snn_distill.conversion.statistics import statistics_over
-from ann2snn_distill.conversion.student import as_frames
+from ann2snn_distill.neurons.temporal import repeat_over_time
 
 T = 3
 
 
 def batch_statistics(student, x):
     """Mean and unbiased variance of what each call of a norm is given, by call site."""
-    run, _ = plain_snn(student, as_frames(x, T), T, training=True)
+    run, _ = plain_snn(student, repeat_over_time(x, T), T, training=True)
     norms = [node for node, role in student.network.sites.roles.items() if role is Role.NORM]
     found = [run.inputs[node.name].transpose(0, 1).flatten(1) for node in norms]
     return [(str(node.target), values.mean(1), values.var(1)) for node, values in zip(norms, found, strict=True)]

@@ -9,9 +9,10 @@ from small_networks import IMAGE, images, labels, network, spiking
 from torch.nn import functional as F
 
 from ann2snn_distill.conversion.network import partitioned
-from ann2snn_distill.conversion.student import SpikingNetwork, as_frames, uniform_thresholds
+from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.neurons.equations import IF, LIF
+from ann2snn_distill.neurons.temporal import repeat_over_time
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 FAMILIES = ["test_resnet", "resnetv2_18", "vgg11_bn", "mobilenetv2_050", "regnetx_002"]
@@ -70,7 +71,7 @@ def test_inference_and_the_spike_pass_of_inference_move_no_statistics():
 def test_equal_frames_are_the_image(name, training):
     x, target, timesteps = images(), labels(), 3
     still, moving = spiking(name), spiking(name, static_input=False)
-    frames = as_frames(x, timesteps)
+    frames = repeat_over_time(x, timesteps)
     found = []
     for student, given in ((still, x), (moving, frames)):
         programs = student.in_training if training else student.in_inference
@@ -98,7 +99,7 @@ def test_frames_that_differ_are_not_their_mean():
     frames = images(6)
     logits = student(frames, 2)
     reversed_in_time = frames.unflatten(0, (2, 3)).flip(0).flatten(0, 1)
-    average = as_frames(frames.unflatten(0, (2, 3)).mean(0), 2)
+    average = repeat_over_time(frames.unflatten(0, (2, 3)).mean(0), 2)
     for other in (reversed_in_time, average):
         assert (student(other, 2).mean(0) - logits.mean(0)).abs().max() > 1e-6
     records = student.in_inference.observe(frames, 2)
@@ -163,17 +164,9 @@ def test_activity_is_the_fraction_of_values_that_are_not_zero():
     student, x = spiking("test_resnet", threshold=0.4), images()
     measured = student.activity(x, 4)
     assert set(student.thresholds) <= set(measured)
-    plain, _ = plain_snn(student, as_frames(x, 4), 4, training=False)
+    plain, _ = plain_snn(student, repeat_over_time(x, 4), 4, training=False)
     spikes = {name: float((plain.values[name] != 0).double().mean()) for name in student.thresholds}
     assert {name: measured[name] for name in spikes} == pytest.approx(spikes, abs=1e-6)
-
-
-def test_thresholds_are_read_and_set_by_name():
-    student = spiking("test_resnet", threshold=0.5)
-    first, second = list(student.thresholds)[:2]
-    student.set_thresholds({second: 0.25})
-    assert student.thresholds[first] == 0.5
-    assert student.thresholds[second] == 0.25
 
 
 def test_thresholds_of_another_network_are_refused():

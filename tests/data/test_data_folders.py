@@ -39,7 +39,6 @@ def test_larger_images_are_listed_and_take_imagenets_statistics(write_folder: Wr
     assert dataset.mean == (0.485, 0.456, 0.406)
     assert [path.name for path in dataset.train.paths] == ["000.png", "001.png"] * 2
     assert dataset.train.labels == (0, 0, 1, 1)
-    assert not dataset.small
 
 
 def test_larger_images_asked_for_small_are_scaled_and_cropped_at_the_centre(

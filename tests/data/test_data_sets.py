@@ -66,7 +66,6 @@ def test_digits_has_1437_training_and_360_test_images_of_ten_classes_at_16_pixel
     assert images(dataset.train).shape == (1437, 3, 16, 16)
     assert images(dataset.train).dtype == torch.uint8
     assert dataset.classes == tuple("0123456789")
-    assert dataset.small
     assert not dataset.mirror_safe
     counts = torch.bincount(dataset.test.labels_N)
     assert int(counts.min()) >= 34

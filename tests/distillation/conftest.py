@@ -8,6 +8,7 @@ from torch import nn
 from ann2snn_distill.conversion.network import StagedAnn, partitioned
 from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
 from ann2snn_distill.neurons.equations import LIF
+from ann2snn_distill.teacher import build_network
 
 SIDE, CLASSES = 32, 10
 
@@ -48,13 +49,21 @@ def ann():
 
 @pytest.fixture(scope="session")
 def snn():
-    """Name, seed, named cuts -> an SNN of it."""
+    """Name, seed, named cuts, threshold of all neurons -> an SNN of it."""
 
-    def make(name, seed=1, cuts=()):
+    def make(name, seed=1, cuts=(), threshold=0.5):
         cut = partitioned(build(name, seed), img_size=SIDE, cuts=cuts)
-        return SpikingNetwork(cut, LIF, thresholds=uniform_thresholds(cut.sites.neuron_names(), 0.5)).double()
+        return SpikingNetwork(cut, LIF, thresholds=uniform_thresholds(cut.sites.neuron_names(), threshold)).double()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def resnet18():
+    """ResNet-18 for small images in its stages, whose values and operations are counted by hand."""
+    with torch.device("cpu"):
+        model = build_network("resnet18", classes=CLASSES, img_size=SIDE, stem="small", model_kwargs={})
+    return partitioned(model, img_size=SIDE)
 
 
 @pytest.fixture

@@ -1,11 +1,8 @@
 """Counted work against figures made by hand for ResNet-18 on 32 px images with a 3x3 stem of stride 1."""
 
 import pytest
-import torch
 
-from ann2snn_distill.conversion.network import partitioned
 from ann2snn_distill.distillation.cost import step_flop, work
-from ann2snn_distill.teacher import build_network
 
 MACS = 555_422_720
 """3*9*64*32^2 + 4*64*9*64*32^2 + per later stage c at side s: (c/2*9 + 3*c*9 + c/2)*c*s^2, and 512*10."""
@@ -14,14 +11,6 @@ STAGES = [
     4 * 64 * 9 * 64 * 32**2,
     *((c // 2 * 9 + 3 * c * 9 + c // 2) * c * s**2 for c, s in ((128, 16), (256, 8), (512, 4))),
 ]
-
-
-@pytest.fixture(scope="module")
-def resnet18():
-    with torch.device("cpu"):
-        return partitioned(
-            build_network("resnet18", classes=10, img_size=32, stem="small", model_kwargs={}), img_size=32
-        )
 
 
 def test_the_work_of_a_step_is_that_of_its_passes(resnet18):

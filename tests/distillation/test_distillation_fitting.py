@@ -78,8 +78,7 @@ def test_fitting_moves_nothing_but_the_projections(ann, snn, batch):
 
 
 def test_a_silent_student_gets_the_mean_of_the_feature(ann, snn, batch):
-    teacher, student = ann("test_resnet"), snn("test_resnet")
-    student.set_thresholds(dict.fromkeys(student.thresholds, 1e6))
+    teacher, student = ann("test_resnet"), snn("test_resnet", threshold=1e6)
     branches = fitted(student, teacher, [batch[0]], "layer1")
     (projection,) = branches.projections
     assert isinstance(projection.map, nn.Conv2d)

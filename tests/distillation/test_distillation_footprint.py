@@ -1,7 +1,6 @@
 """Counted activations against figures made by hand for ResNet-18 on 32 px images with a 3x3 stem of stride 1."""
 
 import pytest
-import torch
 
 from ann2snn_distill.conversion.network import partitioned
 from ann2snn_distill.distillation.footprint import footprint, peak_values
@@ -18,12 +17,9 @@ TAILS = sum(sum(LAYERS[first:]) for first in (1, 2, 3))
 
 
 @pytest.fixture(scope="module")
-def counted():
-    with torch.device("cpu"):
-        model = build_network("resnet18", classes=10, img_size=32, stem="small", model_kwargs={})
-    network = partitioned(model, img_size=32)
-    assert [network.stages[entry].name for entry in ENTRIES] == ["layer1", "layer2", "layer3"]
-    return footprint(network)
+def counted(resnet18):
+    assert [resnet18.stages[entry].name for entry in ENTRIES] == ["layer1", "layer2", "layer3"]
+    return footprint(resnet18)
 
 
 @pytest.mark.parametrize(

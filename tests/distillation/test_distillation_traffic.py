@@ -3,11 +3,8 @@
 import itertools
 
 import pytest
-import torch
 
-from ann2snn_distill.conversion.network import partitioned
 from ann2snn_distill.distillation.traffic import Counts, Traffic, flow, step_traffic
-from ann2snn_distill.teacher import build_network
 
 SIDES = [64 * 32**2, 128 * 16**2, 256 * 8**2, 512 * 4**2]
 """Values of a feature in each of the four stages."""
@@ -21,12 +18,9 @@ T = 4
 
 
 @pytest.fixture(scope="module")
-def counted():
-    with torch.device("cpu"):
-        model = build_network("resnet18", classes=10, img_size=32, stem="small", model_kwargs={})
-    network = partitioned(model, img_size=32)
-    assert [network.stages[entry].name for entry in ENTRIES] == ["layer1", "layer2", "layer3"]
-    return flow(network)
+def counted(resnet18):
+    assert [resnet18.stages[entry].name for entry in ENTRIES] == ["layer1", "layer2", "layer3"]
+    return flow(resnet18)
 
 
 def behind(stages):

@@ -181,6 +181,15 @@ def test_a_diverging_loss_stops_and_the_last_good_state_is_kept(command, tiny, t
     assert again.code == 0, again.err
 
 
+def test_a_diverging_loss_under_sam_may_be_its_radius(command, tiny, tmp_path):
+    done = command("convert", *tiny, "--output", tmp_path / "run", "--lr", 1e-3, "--sam", 3e38)
+    assert done.code == 1
+    assert re.search(
+        r"it began in step 1, .*, 3e\+38 uphill of the weights; .* a lower --lr or --sam \(",
+        done.err,
+    )
+
+
 def test_a_weight_that_turns_infinite_in_the_last_step_is_noticed(tiny_settings, converting, tmp_path, monkeypatch):
     class Poison(fitting.Loop):
         def line(self):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -64,12 +65,21 @@ def trained(batches: SixFixedImages) -> Callable[..., tuple[TrainState, FitResul
         peak: float = 0.05,
         spans: Sequence[Span] = (),
         dtype: torch.dtype | None = None,
+        radius: float = 0.0,
+        measure: Callable[[TrainState], dict[str, Any]] = lambda state: {},
     ) -> tuple[TrainState, FitResult]:
         how = Execution(
             torch.device("cpu"), amp=dtype is not None, compiled=False, pieces=pieces, dtype=dtype or torch.bfloat16
         )
         modules = {"net": model.train()}
-        state = train_state(modules, opt=opt, weight_decay=0.1, average_decay=average, scaled=how.scaled)  # type: ignore[arg-type]
+        state = train_state(
+            modules,
+            opt=opt,
+            weight_decay=0.1,
+            average_decay=average,
+            scaled=how.scaled,
+            radius=radius,  # type: ignore[arg-type]
+        )
         result = fit(
             "net",
             spans or (Span(epochs, AnnObjective(model)),),
@@ -79,6 +89,7 @@ def trained(batches: SixFixedImages) -> Callable[..., tuple[TrainState, FitResul
             execution=how,
             resume=ResumeFolder(folder, identity={}),
             observe=observe,
+            metrics=lambda epoch: measure(state),
         )
         return state, result
 

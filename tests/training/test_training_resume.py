@@ -15,6 +15,7 @@ from ann2snn_distill.files import is_leftover
 from ann2snn_distill.interrupts import Interrupts
 from ann2snn_distill.training import loop as looping
 from ann2snn_distill.training import resume as resuming
+from ann2snn_distill.training import state as states
 from ann2snn_distill.training.fit import Interval
 from ann2snn_distill.training.resume import Part, Restart, ResumeFolder
 
@@ -259,6 +260,32 @@ def test_training_goes_on_from_the_state_that_a_divergence_left(trained, network
     with pytest.raises(BadInputError, match="epoch 2: it began in step 3"):
         trained(network(0.5), tmp_path / "parts", data=Poisoned(batches, (1, 2)))
     assert_same(whole, trained(network(0.5), tmp_path / "parts"))
+
+
+@pytest.mark.parametrize("stop", [3, 4], ids=["lent", "given back"])
+def test_an_interruption_while_the_averaged_weights_are_lent_keeps_the_weights_themselves(
+    trained, network, tmp_path, monkeypatch, stop
+):
+    """In the second epoch, between two tensors."""
+    written, calls = states._write, []
+
+    def stopped(tensors, values):
+        calls.append(tensors)
+        if len(calls) == stop:
+            written(dict(list(tensors.items())[:1]), values)
+            raise KeyboardInterrupt
+        written(tensors, values)
+
+    def measure(state):
+        with state.as_evaluated():
+            return {}
+
+    whole = trained(network(0.5), tmp_path / "whole", average=0.8)
+    monkeypatch.setattr(states, "_write", stopped)
+    with pytest.raises(InterruptedRunError, match="after step 3 in epoch 2 of 3"):
+        trained(network(0.5), tmp_path / "parts", average=0.8, measure=measure)
+    monkeypatch.undo()
+    assert_same(whole, trained(network(0.5), tmp_path / "parts", average=0.8, measure=measure))
 
 
 TENSORS = {"w": torch.arange(6.0).reshape(3, 2).t(), "n": torch.tensor(7), "h": torch.ones(4).bfloat16()}

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.distillation.objectives import AnnObjective
+from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.training.state import MOMENTUM, train_state
 from ann2snn_distill.training.step import LossTotals, plain_step
 
@@ -101,6 +102,42 @@ def test_only_the_network_itself_goes_uphill():
         moved = nn.utils.parameters_to_vector(net.parameters()).detach() - own
         assert moved.norm().item() == pytest.approx(RADIUS, rel=1e-5)
         assert torch.equal(beside.weight, others)
+
+
+class RootedAt(nn.Module):
+    """The identity; once the weights have moved, with an infinite slope."""
+
+    def __init__(self, moved):
+        super().__init__()
+        self.moved = moved
+
+    def forward(self, x):
+        return x + (x - x.detach()).abs().sqrt() if self.moved() else x
+
+
+@pytest.mark.parametrize(
+    ("radius", "where"),
+    [
+        (3e38, "it began in step 1, in net.4 (linear), 3e+38 uphill of the weights; lower"),
+        (0.7, "it began in step 1, in the gradient of net.1.bias, 0.7 uphill of the weights; lower"),
+    ],
+    ids=["values", "slopes"],
+)
+def test_what_is_not_finite_uphill_alone_is_named_as_uphill(trained, network, tmp_path, radius, where):
+    model = network()
+    start = model[0].weight.detach().clone()
+    if radius < 1:
+        model[2] = RootedAt(lambda: not torch.equal(model[0].weight, start))
+    with pytest.raises(BadInputError) as failure:
+        trained(model, tmp_path, radius=radius)
+    assert where in str(failure.value)
+
+
+def test_what_is_not_finite_by_the_weights_themselves_is_not(trained, network, tmp_path):
+    model = network()
+    model[2] = RootedAt(lambda: True)
+    with pytest.raises(BadInputError, match=r"it began in step 1, in the gradient of net\.1\.bias; lower"):
+        trained(model, tmp_path, radius=0.7)
 
 
 def test_half_precision_gradients_that_may_overflow_are_refused():
