@@ -16,6 +16,7 @@ from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.evaluation.accuracy import top1
 from ann2snn_distill.events import Caution, Observer
 from ann2snn_distill.files import write_atomically
+from ann2snn_distill.pipeline.class_order import order_warnings
 from ann2snn_distill.pipeline.guards import deterministic, interruptible
 from ann2snn_distill.pipeline.machine import choose_device
 from ann2snn_distill.pipeline.measuring import evaluation_batches, numerics
@@ -60,6 +61,8 @@ def _teach(settings: TeachSettings, device: torch.device, target: Path | None, o
     )
     check_fit(resolved, data)
     loaded = load_teacher(resolved, data)
+    for text in order_warnings(loaded, data):
+        observe(Caution(text))
     if settings.batch_size == "auto":
         resolved = fitted(resolved, _memory(resolved, loaded, data, device), device)
     taught = ready_teacher(loaded, resolved, resolved, data, device, observe)
