@@ -84,7 +84,7 @@ def bench(settings: BenchSettings, observe: Observer) -> Benchmark:
 
 def _resolved(settings: BenchSettings) -> BenchSettings:
     name = resolve_model_name(settings.model)
-    size, stem = network_form(name, settings.img_size, settings.stem, settings.model_kwargs)
+    size, stem = network_form(name, settings.img_size, settings.stem)
     cuda = choose_device(settings.device).type == "cuda"
     return settings.model_copy(
         update={

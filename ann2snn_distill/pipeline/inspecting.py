@@ -19,7 +19,7 @@ from ann2snn_distill.pipeline.costing import training_cost
 from ann2snn_distill.pipeline.students import has_averages, student_network
 from ann2snn_distill.reporting.inspection import Inspection, LayerFate, StageFate
 from ann2snn_distill.reporting.report import CoverageResult
-from ann2snn_distill.teacher import build_blueprint, check_rebuild, chosen_stem, resolve_model_name
+from ann2snn_distill.teacher import build_blueprint, check_rebuild, chosen_stem, native_side, resolve_model_name
 
 
 def inspect(
@@ -62,7 +62,7 @@ def inspect(
 
 def _inspected(target: str, settings: InspectSettings, *, cuts: Sequence[str] = ()) -> Inspection:
     name = resolve_model_name(target)
-    size, stem = network_form(name, settings.img_size, settings.stem, settings.model_kwargs)
+    size, stem = network_form(name, settings.img_size, settings.stem)
     module = build_blueprint(
         name, classes=settings.classes, img_size=size, stem=stem, model_kwargs=settings.model_kwargs
     )
@@ -188,13 +188,13 @@ def _timesteps(header: SnnHeader, settings: InspectSettings) -> dict[str, int]:
 
 
 def network_form(
-    name: str, img_size: int | None, stem: Literal["auto", "keep", "small"], model_kwargs: Mapping[str, Any]
+    name: str, img_size: int | None, stem: Literal["auto", "keep", "small"]
 ) -> tuple[int, Literal["keep", "small"]]:
-    """Return image side (pixels) and stem where there is no data set to give them: the timm model's own side."""
-    import timm
+    """Return image side (pixels) and stem where there is no data set to give them: the model's own side.
 
+    Raises:
+        BadInputError: a hub repository's configuration cannot be had.
+    """
     if img_size is None:
-        configuration = timm.get_pretrained_cfg(name.removeprefix("timm/"))
-        native = getattr(configuration, "input_size", None) or (3, 224, 224)
-        img_size = int(model_kwargs.get("img_size", native[-1]))
+        img_size = native_side(name)
     return img_size, chosen_stem(stem, img_size=img_size)

@@ -16,6 +16,7 @@ from ann2snn_distill.data.datasets import Dataset, load_dataset
 from ann2snn_distill.distillation.positions import Position, choose_positions
 from ann2snn_distill.errors import BadInputError, UnsupportedModelError, UsageError
 from ann2snn_distill.events import Note, Observer
+from ann2snn_distill.pipeline.class_order import order_warnings
 from ann2snn_distill.pipeline.decays import decays_of
 from ann2snn_distill.pipeline.inspecting import inspection
 from ann2snn_distill.pipeline.machine import choose_device, device_name, memory_mib
@@ -70,7 +71,12 @@ class Prepared:
     @property
     def warnings(self) -> list[str]:
         """What a user should know before the first step."""
-        return [*self.dataset.warnings, *self.inspected.warnings, *_unsuited(self.settings)]
+        return [
+            *self.dataset.warnings,
+            *order_warnings(self.loaded, self.dataset),
+            *self.inspected.warnings,
+            *_unsuited(self.settings),
+        ]
 
     @property
     def student_name(self) -> str:

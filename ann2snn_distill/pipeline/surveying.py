@@ -57,7 +57,7 @@ def _fate(family_and_name: tuple[str, str], *, classes: int, maxpool: str) -> Fa
 def family_fate(family: str, name: str, *, classes: int, maxpool: str) -> FamilyFate:
     """Return what becomes of one network at its own image side, or why it is refused."""
     try:
-        size, stem = network_form(name, None, "keep", {})
+        size, stem = network_form(name, None, "keep")
         module = build_blueprint(name, classes=classes, img_size=size, stem=stem, model_kwargs={})
         network = student_network(module, img_size=size, maxpool=maxpool, coverage="activations")
     except SnnDistillError as error:

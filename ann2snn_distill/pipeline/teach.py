@@ -16,6 +16,7 @@ from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.evaluation.accuracy import top1
 from ann2snn_distill.events import Caution, Observer
 from ann2snn_distill.files import write_atomically
+from ann2snn_distill.pipeline.class_order import order_warnings
 from ann2snn_distill.pipeline.guards import deterministic, interruptible
 from ann2snn_distill.pipeline.machine import choose_device
 from ann2snn_distill.pipeline.measuring import evaluation_batches, numerics
@@ -49,22 +50,37 @@ def _teach(settings: TeachSettings, device: torch.device, target: Path | None, o
     data = dataset_of(settings)
     for text in data.warnings:
         observe(Caution(text))
-    recipe = recipe_for(img_size=data.img_size, images=len(data.train))
-    defaults = resolved_fit(settings, recipe, img_size=data.img_size, cuda=device.type == "cuda")
-    resolved = settings.model_copy(
-        update={
-            **defaults,
-            "img_size": data.img_size,
-            "teacher_epochs": settings.teacher_epochs or settings.epochs,
-        }
-    )
+    resolved = _resolved(settings, data, device)
     check_fit(resolved, data)
     loaded = load_teacher(resolved, data)
+    for text in order_warnings(loaded, data):
+        observe(Caution(text))
     if settings.batch_size == "auto":
         resolved = fitted(resolved, _memory(resolved, loaded, data, device), device)
     taught = ready_teacher(loaded, resolved, resolved, data, device, observe)
-    network = taught.network
-    module = network.module.to(device).eval()
+    accuracy = _accuracy(taught.network, data, device, workers=settings.workers)
+    if target is not None:
+        _write(target, taught.network)
+    return {
+        "model": taught.network.name,
+        "dataset": data.name,
+        "top1": accuracy,
+        "source": taught.network.source,
+        "path": str(target or taught.path or settings.checkpoint or ""),
+        "epochs": taught.epochs,
+        "seconds": taught.seconds,
+    }
+
+
+def _resolved(settings: TeachSettings, data: Dataset, device: torch.device) -> TeachSettings:
+    recipe = recipe_for(img_size=data.img_size, images=len(data.train))
+    defaults = resolved_fit(settings, recipe, img_size=data.img_size, cuda=device.type == "cuda")
+    own = {"img_size": data.img_size, "teacher_epochs": settings.teacher_epochs or settings.epochs}
+    return settings.model_copy(update={**defaults, **own})
+
+
+def _accuracy(network: LoadedNetwork, data: Dataset, device: torch.device, *, workers: int) -> float:
+    """Return the top-1 accuracy on the test split; the network stays on the device."""
     batches = evaluation_batches(
         data.test,
         numerics(device, img_size=data.img_size),
@@ -72,22 +88,15 @@ def _teach(settings: TeachSettings, device: torch.device, target: Path | None, o
         mean=network.mean,  # type: ignore[arg-type]
         std=network.std,  # type: ignore[arg-type]
         device=device,
-        workers=settings.workers,
+        workers=workers,
     )
-    accuracy = top1(module, batches)
-    if target is not None:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-        content = save(tensors, metadata=Normalisation(mean=network.mean, std=network.std).metadata())
-        write_atomically(target, lambda path: path.write_bytes(content))
-    return {
-        "model": network.name,
-        "dataset": data.name,
-        "top1": accuracy,
-        "source": network.source,
-        "path": str(target or taught.path or settings.checkpoint or ""),
-        "epochs": taught.epochs,
-        "seconds": taught.seconds,
-    }
+    return top1(network.module.to(device).eval(), batches)
+
+
+def _write(target: Path, network: LoadedNetwork) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.module.state_dict().items()}
+    content = save(tensors, metadata=Normalisation(mean=network.mean, std=network.std).metadata())
+    write_atomically(target, lambda path: path.write_bytes(content))
 
 
 def _memory(settings: TeachSettings, loaded: LoadedNetwork, data: Dataset, device: torch.device) -> StepMemory:

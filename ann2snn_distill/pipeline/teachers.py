@@ -1,12 +1,11 @@
 """The teacher of a run: loaded, and trained or fine-tuned first if it does not know the data, once for all runs."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from ann2snn_distill.config import BenchSettings, FitSettings, NetworkSettings
-from ann2snn_distill.data.batches import Augmentation, train_batches
+from ann2snn_distill.data.batches import Augmentation, TrainBatches, train_batches
 from ann2snn_distill.data.datasets import Dataset, ImageSplit
 from ann2snn_distill.distillation.objectives import AnnObjective
 from ann2snn_distill.events import Event, Note, Observer
@@ -15,6 +14,7 @@ from ann2snn_distill.pipeline.teacher_cache import Taught, cached_path, read_cac
 from ann2snn_distill.recipes import CROP_PADDING, TUNING_LR, recipe_for, resolved_fit
 from ann2snn_distill.teacher import LoadedNetwork, load_network
 from ann2snn_distill.training.fit import Execution, Interval, Plan, Schedule, Span, fit
+from ann2snn_distill.training.resume import ResumeFolder
 from ann2snn_distill.training.state import train_state
 from ann2snn_distill.training.step import AUTOCAST_DTYPES
 
@@ -44,7 +44,6 @@ def ready_teacher(
     if loaded.trained:
         return Taught(loaded, None, 0, 0.0)
     epochs = teacher_epochs(settings, fit_settings, dataset, loaded)
-    tuned = loaded.source != "random"
     augmentation = augmentation_of(fit_settings, dataset)
     path = cached_path(settings, fit_settings, dataset, loaded, epochs=epochs, augmentation=augmentation)
     resume = resume_folder(path)
@@ -54,7 +53,11 @@ def ready_teacher(
         with locked(path.with_suffix(".lock"), waiting=lambda seconds: once(Note(_WAITING))):
             cached = read_cached(path, loaded, once)  # another run may have trained it meanwhile
             if cached is None:
-                return _train(loaded, fit_settings, dataset, epochs, tuned, path, device, observe, settings)
+                network, seconds = _trained(loaded, settings, fit_settings, dataset, epochs, resume, device, observe)
+                taught = Taught(network, path, epochs, seconds)
+                write_cached(path, taught)
+                resume.remove()
+                return taught
             resume.remove()  # a training may be killed after its last file
     observe(Note(f"teacher: taken from {path} ({epochs} epochs on {dataset.name})"))
     return cached
@@ -146,48 +149,27 @@ def interval_of(settings: FitSettings) -> Interval:
     return Interval(epochs=int(number))
 
 
-def _train(
+def _trained(
     loaded: LoadedNetwork,
+    settings: NetworkSettings,
     fit_settings: FitSettings,
     dataset: Dataset,
     epochs: int,
-    tuned: bool,
-    path: Path,
+    resume: ResumeFolder,
     device: torch.device,
     observe: Observer,
-    settings: NetworkSettings,
-) -> Taught:
-    recipe = recipe_for(img_size=dataset.img_size, images=len(dataset.train))
-    asked = {"batch_size", "grad_accum_steps", "opt"}
-    defaults = FitSettings(**fit_settings.model_dump(include=asked))
-    resolved = resolved_fit(defaults, recipe, img_size=dataset.img_size, cuda=False)
-    peak, decay = resolved["lr"], resolved["weight_decay"]
-    assert isinstance(peak, float)
-    assert isinstance(decay, float)
-    channels_last = device.type == "cuda"
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+) -> tuple[LoadedNetwork, float]:
+    """Return the network, trained or fine-tuned, and the seconds that it took."""
+    tuned = loaded.source != "random"
+    peak, decay = _rate_and_decay(fit_settings, dataset)
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     module = loaded.module.to(device).to(memory_format=layout).train()
-    batches = train_batches(
-        dataset.train,
-        classes=loaded.classes,
-        img_size=loaded.img_size,
-        mean=_triple(loaded.mean),
-        std=_triple(loaded.std),
-        batch_size=images_a_step(fit_settings),
-        augmentation=augmentation_of(fit_settings, dataset),
-        device=device,
-        seed=settings.seed,
-        workers=settings.workers,
-        channels_last=channels_last,
-    )
     execution = execution_of(fit_settings, device)
-    state = train_state({"teacher": module}, opt=fit_settings.opt, weight_decay=decay, scaled=execution.scaled)
-    resume = resume_folder(path)
     result = fit(
         f"teacher {loaded.name}",
         (Span(epochs, AnnObjective(module)),),
-        batches,
-        state,
+        _batches(loaded, settings, fit_settings, dataset, device),
+        train_state({"teacher": module}, opt=fit_settings.opt, weight_decay=decay, scaled=execution.scaled),
         plan=Plan(
             Schedule(epochs, 0.05 * epochs, peak * (TUNING_LR if tuned else 1.0), seed=settings.seed),
             interval_of(fit_settings),
@@ -199,11 +181,40 @@ def _train(
     )
     source = f"{loaded.source}, {'fine-tuned' if tuned else 'trained'} for {epochs} epochs on {dataset.name}"
     trained = module.cpu().to(memory_format=torch.contiguous_format).eval()
-    network = replace(loaded, module=trained, source=source, trained=True)
-    taught = Taught(network, path, epochs, result.seconds)
-    write_cached(path, taught)
-    resume.remove()
-    return taught
+    return replace(loaded, module=trained, source=source, trained=True), result.seconds
+
+
+def _rate_and_decay(settings: FitSettings, dataset: Dataset) -> tuple[float, float]:
+    """Return learning rate and weight decay of the recipe for a teacher, at the batch that is asked for."""
+    recipe = recipe_for(img_size=dataset.img_size, images=len(dataset.train))
+    defaults = FitSettings(**settings.model_dump(include={"batch_size", "grad_accum_steps", "opt"}))
+    resolved = resolved_fit(defaults, recipe, img_size=dataset.img_size, cuda=False)
+    peak, decay = resolved["lr"], resolved["weight_decay"]
+    assert isinstance(peak, float)
+    assert isinstance(decay, float)
+    return peak, decay
+
+
+def _batches(
+    loaded: LoadedNetwork,
+    settings: NetworkSettings,
+    fit_settings: FitSettings,
+    dataset: Dataset,
+    device: torch.device,
+) -> TrainBatches:
+    return train_batches(
+        dataset.train,
+        classes=loaded.classes,
+        img_size=loaded.img_size,
+        mean=_triple(loaded.mean),
+        std=_triple(loaded.std),
+        batch_size=images_a_step(fit_settings),
+        augmentation=augmentation_of(fit_settings, dataset),
+        device=device,
+        seed=settings.seed,
+        workers=settings.workers,
+        channels_last=device.type == "cuda",
+    )
 
 
 def _triple(values: tuple[float, ...]) -> tuple[float, float, float]:

@@ -1,6 +1,6 @@
 """Teachers: timm networks with timm's weights, a file's, or random ones."""
 
-from ann2snn_distill.teacher.hub import local_form
+from ann2snn_distill.teacher.hub import local_form, native_side
 from ann2snn_distill.teacher.load import LoadedNetwork, load_network
 from ann2snn_distill.teacher.matching import WeightMatch
 from ann2snn_distill.teacher.names import resolve_model_name
@@ -19,6 +19,7 @@ __all__ = [
     "chosen_stem",
     "load_network",
     "local_form",
+    "native_side",
     "rebuilt_network",
     "resolve_model_name",
     "small_stem",

@@ -6,12 +6,13 @@ import pytest
 import timm
 import torch
 from refusals import refused
+from timm.models import _factory
 
 from ann2snn_distill.checkpoint import load_checkpoint, save_checkpoint
 from ann2snn_distill.config import InspectSettings
 from ann2snn_distill.events import silent
 from ann2snn_distill.pipeline import inspect, surveying
-from ann2snn_distill.teacher import small_stem
+from ann2snn_distill.teacher import hub, small_stem
 
 ARCHITECTURES = (
     "resnet18",
@@ -53,6 +54,48 @@ def test_inspect_counts_what_hooks_on_the_plain_model_count(command, name, img_s
     macs, parameters = counted(name, img_size)
     assert found["coverage"]["total_macs"] == macs
     assert found["parameters"] == parameters == sum(stage["parameters"] for stage in found["stages"])
+
+
+@pytest.fixture
+def hub_side(monkeypatch):
+    """Size, or None for none -> a hub whose every repository holds a test_resnet for images of that size."""
+
+    def answer(size):
+        config = timm.get_pretrained_cfg("test_resnet").to_dict() | {"input_size": size}
+        for where in (hub, _factory):
+            monkeypatch.setattr(where, "load_model_config_from_hf", lambda *a, **k: (config, "test_resnet", {}))
+
+    return answer
+
+
+@pytest.mark.parametrize(("size", "side"), [([3, 32, 32], 32), ([3, 96, 96], 96), (None, 224)])
+def test_a_hub_network_is_inspected_at_the_side_that_its_configuration_names(command, hub_side, size, side):
+    hub_side(size)
+    done = command("inspect", "hf-hub:org/net", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert (found["model"], found["img_size"]) == ("hf-hub:org/net", side)
+    same = json.loads(command("inspect", "test_resnet", "--img-size", side, "--json").out)
+    assert found["coverage"] == same["coverage"]
+
+
+def test_a_hub_network_is_timed_at_the_side_that_its_configuration_names(command, hub_side):
+    hub_side([3, 32, 32])
+    options = "--method ann --batch-size 2 --steps 1 --device cpu --json"
+    done = command("bench", "hf-hub:org/net", *options.split())
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["img_size"] == 32
+
+
+def test_a_side_that_is_none_is_refused(command, hub_side):
+    hub_side("large")
+    done = command("inspect", "hf-hub:org/net")
+    refused(done, 1, "hf-hub:org/net names 'large' as the size of its images; give --img-size")
+
+
+def test_the_image_side_is_no_keyword_for_timm(command):
+    done = command("inspect", "test_resnet", "--model-kwargs", "img_size=abc")
+    refused(done, 2, "--model-kwargs cannot set img_size: --img-size sets it")
 
 
 def coverage_of(command, name):
