@@ -8,6 +8,9 @@ from ann2snn_distill.config import AutoAugmentName, ConvertSettings, FitSettings
 SMALL_IMAGE = 64
 """Side up to which images are small, pixels."""
 
+TINY_IMAGE = 16
+"""Side up to which images are tiny, such as scanned digits; pixels."""
+
 CROP_PADDING = 1 / 8
 """Padding of the random crop over the image's side, for images that stay on the device, whatever their side.
 
@@ -68,11 +71,14 @@ class Recipe:
     cutmix: float
 
 
-FEW_SMALL = Recipe(
+FEW_TINY = Recipe(
     epochs=16, teacher_epochs=12, tuning_epochs=6, batch_size=32, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
     adamw_decay=0.05, copied_lr=1.0, random=RandomStart(), aa="none", cutout=0.0, cutmix=0.0,
 )  # fmt: skip
-"""Small images, fewer than 10,000 of them."""
+"""Images up to 16 px, fewer than 10,000 of them: digits."""
+
+FEW_SMALL = replace(FEW_TINY, epochs=60, teacher_epochs=60, aa="cifar10")
+"""Small images, fewer than 10,000 of them: photographs need more steps than digits, and varied images."""
 
 SMALL = Recipe(
     epochs=300, teacher_epochs=300, tuning_epochs=20, batch_size=512, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
@@ -101,7 +107,9 @@ def recipe_for(*, img_size: int, images: int) -> Recipe:
     few = images < _FEW_IMAGES
     if img_size > SMALL_IMAGE:
         return FEW_LARGE if few else LARGE
-    return FEW_SMALL if few else SMALL
+    if not few:
+        return SMALL
+    return FEW_TINY if img_size <= TINY_IMAGE else FEW_SMALL
 
 
 def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: bool) -> dict[str, object]:

@@ -133,6 +133,7 @@ def with_recipes(page: str) -> str:
 
 def _recipes() -> str:
     kinds = {
+        "up to 16 px, fewer than 10,000": recipes.FEW_TINY,
         "up to 64 px, fewer than 10,000": recipes.FEW_SMALL,
         "up to 64 px": recipes.SMALL,
         "larger, fewer than 10,000": recipes.FEW_LARGE,

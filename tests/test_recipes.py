@@ -8,6 +8,7 @@ from ann2snn_distill.pipeline.students import learns_from_random, neuron_model
 from ann2snn_distill.recipes import (
     FEW_LARGE,
     FEW_SMALL,
+    FEW_TINY,
     LARGE,
     SMALL,
     recipe_for,
@@ -23,10 +24,15 @@ def test_the_kind_of_data_is_a_matter_of_side_and_number():
     assert recipe_for(img_size=224, images=10_000) is LARGE
     assert recipe_for(img_size=65, images=9_999) is FEW_LARGE
     assert recipe_for(img_size=32, images=50_000) is SMALL
-    assert recipe_for(img_size=32, images=9_999) is FEW_SMALL
+    assert recipe_for(img_size=17, images=9_999) is FEW_SMALL
+    assert recipe_for(img_size=16, images=9_999) is FEW_TINY
+    assert recipe_for(img_size=16, images=10_000) is SMALL
 
 
-@pytest.mark.parametrize("recipe", [FEW_SMALL, SMALL, FEW_LARGE, LARGE], ids=["few", "small", "few large", "large"])
+RECIPES = {"few tiny": FEW_TINY, "few": FEW_SMALL, "small": SMALL, "few large": FEW_LARGE, "large": LARGE}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 @pytest.mark.parametrize("opt", ["sgd", "adamw"])
 def test_the_learning_rate_follows_the_images_a_step_and_the_start(recipe, opt):
     peak = recipe.sgd_lr if opt == "sgd" else recipe.adamw_lr
@@ -38,7 +44,7 @@ def test_the_learning_rate_follows_the_images_a_step_and_the_start(recipe, opt):
     assert teacher["lr"] == pytest.approx(peak)
 
 
-@pytest.mark.parametrize("recipe", [FEW_SMALL, SMALL, FEW_LARGE, LARGE], ids=["few", "small", "few large", "large"])
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_a_student_from_random_weights_of_small_images_trains_longer_and_decays_less(recipe):
     def resolved(init, **given):
         settings = ConvertSettings(model="resnet18", init=init, **given)
@@ -86,7 +92,7 @@ def test_a_depthwise_teachers_channels_are_equalised():
 
 def test_a_student_starts_from_weights_that_fit_it():
     settings = ConvertSettings(model="resnet18")
-    for recipe in (FEW_SMALL, FEW_LARGE, LARGE):
+    for recipe in (FEW_TINY, FEW_SMALL, FEW_LARGE, LARGE):
         assert resolved_init(settings, recipe, same_network=True, random_fits=never_asked) == {"init": "teacher"}
         assert resolved_init(settings, recipe, same_network=False, random_fits=never_asked) == {"init": "scratch"}
 
