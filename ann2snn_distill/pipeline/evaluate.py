@@ -13,6 +13,7 @@ from ann2snn_distill.data.splits import Split, images_fingerprint, spread
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.evaluation.accuracy import top1_at
 from ann2snn_distill.events import Caution, Note, Observer
+from ann2snn_distill.pipeline.class_order import renamed
 from ann2snn_distill.pipeline.machine import choose_device, device_name
 from ann2snn_distill.pipeline.measuring import (
     ACTIVITY_IMAGES,
@@ -61,7 +62,8 @@ def evaluate(
     _check_classes(header, data)
     how = numerics(chosen, img_size=header.img_size, batch_size=batch_size or header.evaluation.batch_size)
     same = _has_same_test(header, data)
-    warnings = [*data.warnings, *_renamed(header, data), *_other_images(header, data, same), *_elsewhere(header, how)]
+    names = renamed(header.classes, data, where="the file", what="the accuracy means nothing")
+    warnings = [*data.warnings, *names, *_other_images(header, data, same), *_elsewhere(header, how)]
     for text in warnings:
         observe(Caution(text))
     steps = timesteps or header.timesteps
@@ -163,19 +165,6 @@ def _elsewhere(header: SnnHeader, how: EvaluationNumerics) -> list[str]:
     return [
         f"the file was measured on {told} and this is {how.device_kind}: spikes flip "
         "with numerics, so the last digits may differ"
-    ]
-
-
-def _renamed(header: SnnHeader, data: Dataset) -> list[str]:
-    """Return a sentence if the classes have other names, as far as it is worth one; their number is the same."""
-    pairs = list(zip(header.classes, data.classes, strict=True))
-    other = [(number, pair) for number, pair in enumerate(pairs) if pair[0] != pair[1]]
-    if not other:
-        return []
-    number, (ours, theirs) = other[0]
-    return [
-        f"{len(other)} of {len(pairs)} classes of {data.name} have other names than in the file (class {number} is "
-        f"{theirs[:100]!r} there and {ours[:100]!r} in the file): the accuracy means nothing unless they are the same"
     ]
 
 

@@ -1,6 +1,6 @@
 """`teach`: the teacher alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from ann2snn_distill.pipeline.refusing import check_fit
 from ann2snn_distill.pipeline.teachers import execution_of, load_teacher, ready_teacher
 from ann2snn_distill.recipes import recipe_for, resolved_fit
 from ann2snn_distill.teacher import LoadedNetwork
+from ann2snn_distill.teacher.classes import classes_metadata
 from ann2snn_distill.teacher.normalisation import Normalisation
 
 TEACHER_FILE = "teacher.safetensors"
@@ -60,7 +61,7 @@ def _teach(settings: TeachSettings, device: torch.device, target: Path | None, o
     taught = ready_teacher(loaded, resolved, resolved, data, device, observe)
     accuracy = _accuracy(taught.network, data, device, workers=settings.workers)
     if target is not None:
-        _write(target, taught.network)
+        _write(target, taught.network, data.classes)
     return {
         "model": taught.network.name,
         "dataset": data.name,
@@ -93,9 +94,10 @@ def _accuracy(network: LoadedNetwork, data: Dataset, device: torch.device, *, wo
     return top1(network.module.to(device).eval(), batches)
 
 
-def _write(target: Path, network: LoadedNetwork) -> None:
+def _write(target: Path, network: LoadedNetwork, classes: Sequence[str]) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.module.state_dict().items()}
-    content = save(tensors, metadata=Normalisation(mean=network.mean, std=network.std).metadata())
+    normalised = Normalisation(mean=network.mean, std=network.std).metadata()
+    content = save(tensors, metadata={**normalised, **classes_metadata(classes)})
     write_atomically(target, lambda path: path.write_bytes(content))
 
 

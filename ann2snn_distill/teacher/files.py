@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ann2snn_distill.errors import BadInputError
+from ann2snn_distill.teacher.classes import read_classes
 from ann2snn_distill.teacher.normalisation import Normalisation, read_normalisation
 from ann2snn_distill.tensorfile import read_whole
 
@@ -32,12 +33,14 @@ class TensorFile:
         tensors: by name, on the CPU, in the file's order.
         unwrapped: keys under which the tensors lay, joined by dots; None where they lay at the top.
         normalisation: of the images that the weights were trained on, where the file says it.
+        classes: names of the logits, where the file says them.
     """
 
     path: Path
     tensors: Mapping[str, Tensor]
     unwrapped: str | None
     normalisation: Normalisation | None = None
+    classes: tuple[str, ...] | None = None
 
     @property
     def ordered(self) -> bool:
@@ -63,7 +66,7 @@ def read_tensors(path: Path) -> TensorFile:
         raise BadInputError(f"{path} holds no tensors by name; give a file that holds a network's state_dict")
     for name, tensor in tensors.items():
         _check_tensor(path, name, tensor)
-    return TensorFile(path, tensors, unwrapped, read_normalisation(path, metadata))
+    return TensorFile(path, tensors, unwrapped, read_normalisation(path, metadata), read_classes(path, metadata))
 
 
 def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:

@@ -39,6 +39,7 @@ class LoadedNetwork:
         source: "timm:TAG", the hub name, "checkpoint:FILE" or "random".
         trained: every weight, the classifier's too, came from timm or the file.
         match: how the weights were found; None for random ones.
+        class_names: of the classifier that came from a file, in its order, where the file says them.
     """
 
     module: nn.Module
@@ -52,6 +53,7 @@ class LoadedNetwork:
     source: str
     trained: bool
     match: WeightMatch | None = field(default=None)
+    class_names: tuple[str, ...] | None = None
 
 
 def load_network(
@@ -93,6 +95,7 @@ def load_network(
     used: Stem = asked if changes or stem != "auto" else "keep"
     source = _timm_source(module, name) if fetch else "random"
     normalised = Normalisation(mean=tuple(data_mean), std=tuple(data_std))
+    class_names = None
     if fetch or (checkpoint is not None and large):
         normalised = _timm_normalisation(module) or normalised
     if checkpoint is not None:
@@ -101,6 +104,7 @@ def load_network(
         match = _load_file(module, file, target=target, by_order=checkpoint_match == "order")
         source = f"checkpoint:{checkpoint.name}"
         normalised = file.normalisation or normalised
+        class_names = _class_names(file, match)
     return LoadedNetwork(
         module=module,
         name=name,
@@ -113,6 +117,7 @@ def load_network(
         source=source,
         trained=match is not None and not match.rebuilt,
         match=match,
+        class_names=class_names,
     )
 
 
@@ -134,6 +139,17 @@ def _load_file(module: nn.Module, file: TensorFile, *, target: Target, by_order:
     module.load_state_dict(tensors, strict=False)
     finite_limits(module)
     return match
+
+
+def _class_names(file: TensorFile, match: WeightMatch) -> tuple[str, ...] | None:
+    if match.rebuilt or file.classes is None:
+        return None
+    if len(file.classes) != match.classes:
+        raise BadInputError(
+            f"{file.path} is damaged: it names {len(file.classes)} classes and its classifier has {match.classes}; "
+            "copy it again"
+        )
+    return file.classes
 
 
 def _check_values(path: Path, name: str, tensor: Tensor, own: Tensor) -> None:

@@ -15,9 +15,20 @@ COUNT = 1_000
 WORDNET = ImageNetInfo("imagenet-1k").label_names()
 
 
-def warned(classes, *, trained=True):
+def warned(classes, *, trained=True, known=None):
     data = SimpleNamespace(classes=tuple(sorted(classes)), name="things")
-    return order_warnings(SimpleNamespace(trained=trained, source="checkpoint:net.pth"), data)
+    return order_warnings(SimpleNamespace(trained=trained, source="checkpoint:net.pth", class_names=known), data)
+
+
+def test_the_names_in_a_teachers_file_decide_whatever_their_count():
+    assert warned(["cat", "dog"], known=("cat", "dog")) == ()
+    words = tuple(sorted(f"class{number}" for number in range(COUNT)))
+    assert warned(words, known=words) == ()
+    assert warned(["cat", "dog"], trained=False, known=("dog", "eel")) == ()
+    assert warned(["cat", "dog", "eel"], known=("cat", "eel", "dog")) == (
+        "2 of 3 classes of things have other names than in checkpoint:net.pth (class 1 is 'dog' there and 'eel' in "
+        "checkpoint:net.pth): the teacher knows nothing unless they are the same",
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`teach`: the teacher that `convert` then takes."""
 
 import json
+import shutil
 
 import pytest
 import timm
@@ -46,7 +47,26 @@ def test_images_are_normalised_for_a_teachers_file_as_they_were_when_it_was_trai
     assert second["top1"] == first["top1"]
     with safe_open(file, "pt") as opened:
         said = json.loads(opened.metadata()["snn_distill_normalisation"])
+        classes = json.loads(opened.metadata()["snn_distill_classes"])
     assert said["mean"] != list(timm.create_model("test_resnet").pretrained_cfg["mean"])
+    assert classes == sorted(path.name for path in (shades / "train").iterdir())
+    assert "other names" not in again.err
+
+
+def test_a_teachers_file_for_other_classes_is_not_taken_in_silence(command, shades, tmp_path):
+    options = "--img-size 16 --batch-size 12 --teacher-epochs 1 --device cpu --workers 0"
+    done = command("teach", "test_resnet", "--dataset", shades, *options.split(), "--output", tmp_path)
+    assert done.code == 0, done.err
+    others = tmp_path / "others"
+    shutil.copytree(shades, others)
+    for split in others.iterdir():
+        last = max(split.iterdir())
+        last.rename(last.with_name("zebra"))
+    file = tmp_path / "teacher.safetensors"
+    again = command("teach", "test_resnet", "--dataset", others, *options.split(), "--checkpoint", file)
+    assert again.code == 0, again.err
+    assert "'zebra' there" in again.err
+    assert "the teacher knows nothing unless they are the same" in again.err
 
 
 def test_convert_takes_the_teacher_that_teach_left_in_the_cache(command, shades, tiny, tmp_path):

@@ -8,6 +8,7 @@ from torch import nn
 
 from ann2snn_distill.errors import BadInputError, UnsupportedModelError, UsageError
 from ann2snn_distill.teacher import build_blueprint, build_network, hub, load_network, networks, rebuilt_network
+from ann2snn_distill.teacher.classes import classes_metadata
 from ann2snn_distill.teacher.normalisation import Normalisation
 
 HALF = (0.5, 0.5, 0.5)
@@ -215,6 +216,31 @@ def test_a_normalisation_that_is_none_is_refused(tmp_path, text):
     path = tmp_path / "teacher.safetensors"
     save_file(build().state_dict(), path, {"snn_distill_normalisation": text})
     with pytest.raises(BadInputError, match=r"damaged: its normalisation is none; copy it again"):
+        load(checkpoint=path)
+
+
+def test_a_file_says_which_classes_its_classifier_knows_until_it_is_rebuilt(tmp_path):
+    path, names = tmp_path / "teacher.safetensors", tuple(f"kind {number}" for number in range(10))
+    save_file(build().state_dict(), path, classes_metadata(names))
+    assert load(checkpoint=path).class_names == names
+    assert load(checkpoint=path, classes=3).class_names is None
+    save_file(build().state_dict(), path)
+    assert load(checkpoint=path).class_names is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{}", "its names of classes are none"),
+        ("[]", "its names of classes are none"),
+        ("[1, 2]", "its names of classes are none"),
+        ('["a", "b"]', "it names 2 classes and its classifier has 10"),
+    ],
+)
+def test_names_of_classes_that_are_none_are_refused(tmp_path, text, reason):
+    path = tmp_path / "teacher.safetensors"
+    save_file(build().state_dict(), path, {"snn_distill_classes": text})
+    with pytest.raises(BadInputError, match=rf"damaged: {reason}; copy it again"):
         load(checkpoint=path)
 
 
