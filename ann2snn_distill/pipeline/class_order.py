@@ -19,7 +19,12 @@ def order_warnings(loaded: LoadedNetwork, data: Dataset) -> tuple[str, ...]:
     """
     classes = data.classes
     if loaded.trained and loaded.class_names is not None:
-        return renamed(loaded.class_names, data, where=loaded.source, what="the teacher knows nothing")
+        return renamed(
+            loaded.class_names,
+            data,
+            where=loaded.source,
+            so="unless they are the same, give another --checkpoint, or none",
+        )
     if not loaded.trained or len(classes) != _CLASSES or _are_imagenets(classes) or _are_indices(classes):
         return ()
     return (
@@ -29,7 +34,7 @@ def order_warnings(loaded: LoadedNetwork, data: Dataset) -> tuple[str, ...]:
     )
 
 
-def renamed(known: Sequence[str], data: Dataset, *, where: str, what: str) -> tuple[str, ...]:
+def renamed(known: Sequence[str], data: Dataset, *, where: str, so: str) -> tuple[str, ...]:
     """Return a sentence if as many classes have other names than the ones that are known from `where`."""
     pairs = list(zip(known, data.classes, strict=True))
     other = [(number, pair) for number, pair in enumerate(pairs) if pair[0] != pair[1]]
@@ -38,7 +43,7 @@ def renamed(known: Sequence[str], data: Dataset, *, where: str, what: str) -> tu
     number, (ours, theirs) = other[0]
     return (
         f"{len(other)} of {len(pairs)} classes of {data.name} have other names than in {where} (class {number} is "
-        f"{theirs[:100]!r} there and {ours[:100]!r} in {where}): {what} unless they are the same",
+        f"{theirs[:100]!r} there and {ours[:100]!r} in {where}): {so}",
     )
 
 

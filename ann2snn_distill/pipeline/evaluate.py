@@ -62,7 +62,7 @@ def evaluate(
     _check_classes(header, data)
     how = numerics(chosen, img_size=header.img_size, batch_size=batch_size or header.evaluation.batch_size)
     same = _has_same_test(header, data)
-    names = renamed(header.classes, data, where="the file", what="the accuracy means nothing")
+    names = renamed(header.classes, data, where="the file", so="the accuracy means nothing unless they are the same")
     warnings = [*data.warnings, *names, *_other_images(header, data, same), *_elsewhere(header, how)]
     for text in warnings:
         observe(Caution(text))

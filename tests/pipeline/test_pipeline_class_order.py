@@ -27,7 +27,7 @@ def test_the_names_in_a_teachers_file_decide_whatever_their_count():
     assert warned(["cat", "dog"], trained=False, known=("dog", "eel")) == ()
     assert warned(["cat", "dog", "eel"], known=("cat", "eel", "dog")) == (
         "2 of 3 classes of things have other names than in checkpoint:net.pth (class 1 is 'dog' there and 'eel' in "
-        "checkpoint:net.pth): the teacher knows nothing unless they are the same",
+        "checkpoint:net.pth): unless they are the same, give another --checkpoint, or none",
     )
 
 

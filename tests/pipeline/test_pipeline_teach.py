@@ -66,7 +66,7 @@ def test_a_teachers_file_for_other_classes_is_not_taken_in_silence(command, shad
     again = command("teach", "test_resnet", "--dataset", others, *options.split(), "--checkpoint", file)
     assert again.code == 0, again.err
     assert "'zebra' there" in again.err
-    assert "the teacher knows nothing unless they are the same" in again.err
+    assert "unless they are the same, give another --checkpoint, or none" in again.err
 
 
 def test_convert_takes_the_teacher_that_teach_left_in_the_cache(command, shades, tiny, tmp_path):
