@@ -24,6 +24,16 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
+@contextmanager
+def masked(*signals: signal.Signals) -> Iterator[None]:
+    """Keep signals from this thread; processes that start meanwhile do not see them until they unmask them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def in_processes(work: Callable[[Value], Result], values: Sequence[Value], *, processes: int) -> Iterator[Result]:
     """Yield `work` of every value, in their order; below two processes, in this one.
 
@@ -39,7 +49,7 @@ def in_processes(work: Callable[[Value], Result], values: Sequence[Value], *, pr
         yield from map(work, values)
         return
     with _executor(processes) as executor:
-        with _interrupts_held():  # the processes start here, and a Ctrl-C is for this one to answer
+        with masked(signal.SIGINT):  # the processes start here, and a Ctrl-C is for this one to answer
             futures = [executor.submit(work, value) for value in values]
         try:
             for future in futures:  # never cancelled, as Executor.map would: Python 3.11's executor trips over it
@@ -63,16 +73,6 @@ def _executor(processes: int) -> Iterator[ProcessPoolExecutor]:
         ours.close()
         executor.shutdown()
         theirs.close()
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Keep Ctrl-C waiting; processes that start meanwhile never see one."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _started(theirs: Connection) -> None:

@@ -1,6 +1,7 @@
 """The distillation of a run: its networks on the device, its data, and the training itself."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -125,11 +126,21 @@ class Distillation:
 def new_distillation(run: Prepared, taught: Taught) -> Distillation:
     """Build the networks of a run on its device, around a teacher that knows the data."""
     teacher = StagedAnn(guide_network(run.settings, taught.network)).to(run.device)
-    calibration = _first_images(run, taught, _CALIBRATION_IMAGES)
-    student = first_student(run.settings, taught.network, calibration).to(run.device)
+    student = _calibrated(run, taught).to(run.device)
     with seeded(run.settings.seed):
         branches = HybridBranches(student.stages, teacher, run.positions).to(run.device)
     return Distillation(run, taught, teacher, student, branches)
+
+
+def _calibrated(run: Prepared, taught: Taught) -> SpikingNetwork:
+    """Return the student that training starts from, calibrated on the run's device, or on the CPU if it is too small.
+
+    On two cores MobileNetV2's 256 images of 224 px take most of a minute.
+    """
+    images = _first_images(run, taught, _CALIBRATION_IMAGES)
+    with exact_float32(), suppress(torch.OutOfMemoryError):
+        return first_student(run.settings, taught.network, images.to(run.device))
+    return first_student(run.settings, taught.network, images)
 
 
 def distilled(work: Distillation, observe: Observer) -> tuple[TrainState, FitResult]:

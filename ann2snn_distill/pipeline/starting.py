@@ -74,7 +74,7 @@ def check_start(settings: ConvertSettings, teacher: LoadedNetwork, network: Part
 
 
 def first_student(settings: ConvertSettings, teacher: LoadedNetwork, calibration: Tensor) -> SpikingNetwork:
-    """Return the student that training starts from, on the CPU: a new one, or that of the file to go on from.
+    """Return the student that training starts from: a new one, or that of the file to go on from (on the CPU).
 
     Args:
         settings: resolved settings.

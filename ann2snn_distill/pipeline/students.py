@@ -148,7 +148,7 @@ def student_module(settings: ConvertSettings, teacher: LoadedNetwork, *, seed: i
 
 
 def new_student(settings: ConvertSettings, teacher: LoadedNetwork, calibration: Tensor, *, seed: int) -> SpikingNetwork:
-    """Return the student that training starts from, on the CPU.
+    """Return the student that training starts from, on the device of the calibration images.
 
     Args:
         settings: resolved settings.
@@ -158,6 +158,7 @@ def new_student(settings: ConvertSettings, teacher: LoadedNetwork, calibration: 
     """
     module = student_module(settings, teacher, seed=seed)
     network = convert_network(settings, module, img_size=teacher.img_size)
+    network.body.to(calibration.device)
     model, decays = neuron_model(settings), decays_of(settings, network)
     calibrate = thresholds_of_ann if settings.init == "teacher" else thresholds_of_snn
     thresholds = calibrate(network.sites, calibration, settings.timesteps, neuron=model, decays=decays or {})

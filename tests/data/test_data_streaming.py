@@ -1,17 +1,22 @@
 """Laws of streamed batches: what they hold depends on seed and epoch, never on the workers."""
 
+import multiprocessing
 import os
 import signal
+import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from ann2snn_distill.data import batches, streaming
+from ann2snn_distill.data import batches, workers
 from ann2snn_distill.data.batches import Augmentation, TrainBatches
 from ann2snn_distill.data.datasets import FolderSplit, load_dataset
 from ann2snn_distill.errors import BadInputError
@@ -113,7 +118,7 @@ def test_a_corrupt_image_is_named(split: FolderSplit, workers: int) -> None:
     assert str(failure.value).startswith(f"cannot read the image {split.paths[3]}: ")
 
 
-def test_an_epoch_left_early_ends_its_workers(split: FolderSplit) -> None:
+def test_an_epoch_left_early_changes_nothing_of_the_next(split: FolderSplit) -> None:
     train = training(split, workers=2)
     left = train.epoch(0)
     next(left)
@@ -121,11 +126,51 @@ def test_an_epoch_left_early_ends_its_workers(split: FolderSplit) -> None:
     assert same(list(train.epoch(0)), list(training(split).epoch(0)))
 
 
+def test_workers_live_as_long_as_the_training_data(split: FolderSplit) -> None:
+    others, train, found = set(multiprocessing.active_children()), training(split, workers=2), []
+    for epoch in range(3):
+        list(train.epoch(epoch))
+        found.append({child.pid for child in multiprocessing.active_children() if child not in others})
+    assert len(found[0]) == 2
+    assert found[1:] == found[:1] * 2
+    del train
+    assert others.issuperset(multiprocessing.active_children())
+
+
+def test_a_new_pass_ends_one_that_is_under_way(split: FolderSplit) -> None:
+    train = training(split, workers=2)
+    left = train.epoch(0)
+    next(left)
+    assert same(list(train.epoch(1)), list(training(split).epoch(1)))
+    assert list(left) == []
+
+
+def test_signals_to_the_whole_group_leave_the_workers(split: FolderSplit) -> None:
+    train = training(split, workers=2)
+    list(train.epoch(0))
+    for child in multiprocessing.active_children():
+        subprocess.run(["kill", "-INT", str(child.pid)], check=True)
+        subprocess.run(["kill", "-TERM", str(child.pid)], check=True)
+    assert same(list(train.epoch(1)), list(training(split).epoch(1)))
+
+
+def test_a_signal_while_workers_start_is_not_lost(split: FolderSplit, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forked(DataLoader[object]):
+        def __iter__(self) -> Any:
+            with suppress(KeyboardInterrupt):  # what is raised within a fork goes no further
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().__iter__()
+
+    monkeypatch.setattr(workers, "DataLoader", Forked)
+    with pytest.raises(KeyboardInterrupt):
+        next(training(split, workers=1).epoch(0))
+
+
 def test_a_lost_worker_is_a_sentence(split: FolderSplit, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(path: Path) -> Image.Image:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
 
-    monkeypatch.setattr(streaming, "open_rgb", die)  # the workers are forked, so they see it
+    monkeypatch.setattr(workers, "open_rgb", die)  # the workers are forked, so they see it
     with pytest.raises(BadInputError, match=r"a process that decodes images was lost .*lower --workers"):
         list(training(split, workers=1).epoch(0))

@@ -283,8 +283,9 @@ def states(place, steps):
     return any(3 * int(epoch) + int(step) >= steps for _, epoch, step in names)
 
 
-@pytest.mark.slow
-def test_lost_workers_end_the_run_and_cost_no_step(shades, root, capsys):
+@pytest.fixture(scope="module")
+def streamed(shades, root):
+    """Arguments of a run whose images are too large to stay on the device, and what an undisturbed one ends as."""
     data = root / "large" / "shades"
     for path in sorted(shades.rglob("*.png")):
         target = data / path.relative_to(shades)
@@ -292,14 +293,45 @@ def test_lost_workers_end_the_run_and_cost_no_step(shades, root, capsys):
         Image.open(path).resize((80, 80)).save(target)
     options = "--img-size 65 --no-pretrained --batch-size 6 --epochs 2 --teacher-epochs 1 --timesteps 1 --device cpu"
     arguments = ("test_resnet", "--dataset", data, *options.split(), "--workers", 1, "--checkpoint-interval", "1m")
-    whole, place = Place(root, "streamed"), Place(root, "orphaned")
+    whole = Place(root, "streamed")
     finish(whole, arguments)
+    return arguments, whole
+
+
+@pytest.mark.slow
+def test_lost_workers_end_the_run_and_cost_no_step(streamed, root, capsys):
+    arguments, whole = streamed
+    place = Place(root, "orphaned")
     lost = [orphaned(place, arguments, spared) for spared in range(5)]
     finish(place, arguments)
     check_same(whole, place)
     assert lost[0]  # further ones depend on how many processes the run has left to start
     with capsys.disabled():
         print(f"\n{lost.count(True)} lost workers")
+
+
+@pytest.mark.slow
+def test_signals_to_a_run_and_its_workers_cost_no_step(streamed, root, capsys):
+    arguments, whole = streamed
+    draw, found = random.Random(5), Counter()
+    for count in range(16):
+        place = Place(root, f"group-{count}")
+        process = start(place, arguments)
+        wait_for(lambda process=process: children(process.pid), process)
+        time.sleep(draw.uniform(0, 0.5))
+        number = draw.choice((signal.SIGTERM, signal.SIGINT))
+        workers = children(process.pid)
+        for member in (*workers, process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(member, number)
+        code, text = ended(process), place.err.read_text()
+        assert code == 130 or (code == 0 and "Traceback" not in text), text
+        assert code == 0 or re.match(r"error: interrupted|Aborted", text.splitlines()[-1]), text
+        found[code, number.name, len(workers)] += 1
+        finish(place, arguments)
+        check_same(whole, place)
+    with capsys.disabled():
+        print("".join(f"\n{case}: {count}" for case, count in sorted(found.items())))
 
 
 def orphaned(place, arguments, spared):

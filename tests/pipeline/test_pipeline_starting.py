@@ -7,6 +7,7 @@ import torch
 
 from ann2snn_distill.checkpoint import load_checkpoint, read_header, save_checkpoint
 from ann2snn_distill.config import ConvertSettings
+from ann2snn_distill.pipeline import distilling
 from ann2snn_distill.pipeline.students import is_same_network
 
 WITH_SMALL_STEM = 278_275_584
@@ -139,3 +140,20 @@ def test_weights_of_another_tag_are_of_the_same_network():
     settings = ConvertSettings(model="resnet18.a1_in1k", student="resnet18")
     assert is_same_network(settings)
     assert not is_same_network(settings.model_copy(update={"student": "resnet34.a1_in1k"}))
+
+
+def test_a_student_that_the_device_cannot_calibrate_is_calibrated_on_the_cpu(
+    converting, tiny_settings, tmp_path, monkeypatch
+):
+    real, devices = distilling.first_student, []
+
+    def first_student(settings, teacher, images):
+        devices.append(images.device.type)
+        if len(devices) == 1:
+            raise torch.OutOfMemoryError
+        return real(settings, teacher, images)
+
+    monkeypatch.setattr(distilling, "first_student", first_student)
+    converting(tiny_settings(output=tmp_path / "run", init="teacher"))
+    assert devices == ["cpu", "cpu"]
+    assert (tmp_path / "run" / "student.safetensors").exists()
