@@ -73,6 +73,7 @@ class Prepared:
         """What a user should know before the first step."""
         return [
             *self.dataset.warnings,
+            *self.loaded.warnings,
             *order_warnings(self.loaded, self.dataset),
             *self.inspected.warnings,
             *_unsuited(self.settings),

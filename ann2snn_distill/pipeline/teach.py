@@ -54,7 +54,7 @@ def _teach(settings: TeachSettings, device: torch.device, target: Path | None, o
     resolved = _resolved(settings, data, device)
     check_fit(resolved, data)
     loaded = load_teacher(resolved, data)
-    for text in order_warnings(loaded, data):
+    for text in (*loaded.warnings, *order_warnings(loaded, data)):
         observe(Caution(text))
     if settings.batch_size == "auto":
         resolved = fitted(resolved, _memory(resolved, loaded, data, device), device)

@@ -3,12 +3,13 @@
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from timm.models import model_entrypoint
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ann2snn_distill.teacher.renaming import Rename
 
@@ -45,6 +46,9 @@ _TORCHVISION: tuple[tuple[str, tuple[tuple[str, str | Callable[[re.Match[str]], 
 )
 """A name that only these networks have, and what becomes of the beginnings of their names."""
 
+_EPSILON = 1e-3
+"""Of the norms in torchvision's MobileNetV3 and EfficientNetV2, where timm's networks have 1e-5; no file holds it."""
+
 
 def conversion(network: nn.Module) -> Rename:
     """Return what makes foreign checkpoints of a network's architecture timm's.
@@ -63,6 +67,19 @@ def from_torchvision(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(tensors)
 
 
+def other_epsilon(network: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
+    """Return a warning if a file's names are torchvision's and its norms had another epsilon than the network's."""
+    if not _architecture(network).startswith(("mobilenetv3", "efficientnetv2")):
+        return ()
+    own = {module.eps for module in network.modules() if isinstance(module, _BatchNorm)}
+    if own == {_EPSILON} or not any(re.search(r"(^|\.)features\.\d+\.(\d+\.)?block\.", name) for name in names):
+        return ()
+    return (
+        f"the file's names are torchvision's, whose norms of this network have an epsilon of {_EPSILON:g} that no file "
+        f"holds; give --model-kwargs bn_eps={_EPSILON:g}",
+    )
+
+
 def _renamed(name: str, table: Any) -> str:
     for beginning, new in table:
         name = re.sub(f"^{beginning}", new, name)
@@ -70,7 +87,7 @@ def _renamed(name: str, table: Any) -> str:
 
 
 def _timm_filter(network: nn.Module) -> Callable[[dict[str, Tensor]], Mapping[str, Any]] | None:
-    architecture = (getattr(network, "pretrained_cfg", None) or {}).get("architecture")
+    architecture = _architecture(network)
     if not architecture:
         return None
     home = vars(sys.modules[model_entrypoint(architecture).__module__])
@@ -79,3 +96,7 @@ def _timm_filter(network: nn.Module) -> Callable[[dict[str, Tensor]], Mapping[st
         return None
     takes_network = "model" in inspect.signature(convert).parameters
     return partial(convert, model=network) if takes_network else convert
+
+
+def _architecture(network: nn.Module) -> str:
+    return (getattr(network, "pretrained_cfg", None) or {}).get("architecture") or ""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.recipes import SMALL_IMAGE
-from ann2snn_distill.teacher.conversions import conversion
+from ann2snn_distill.teacher.conversions import conversion, other_epsilon
 from ann2snn_distill.teacher.files import TensorFile, read_tensors
 from ann2snn_distill.teacher.limits import finite_limits
 from ann2snn_distill.teacher.matching import Target, WeightMatch, match_by_name, match_by_order
@@ -54,6 +54,11 @@ class LoadedNetwork:
     trained: bool
     match: WeightMatch | None = field(default=None)
     class_names: tuple[str, ...] | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know of where the weights came from."""
+        return self.match.warnings if self.match else ()
 
 
 def load_network(
@@ -138,7 +143,7 @@ def _load_file(module: nn.Module, file: TensorFile, *, target: Target, by_order:
         _check_values(file.path, name, tensor, target.tensors[name])
     module.load_state_dict(tensors, strict=False)
     finite_limits(module)
-    return match
+    return replace(match, warnings=other_epsilon(module, file.tensors))
 
 
 def _class_names(file: TensorFile, match: WeightMatch) -> tuple[str, ...] | None:

@@ -27,6 +27,7 @@ class WeightMatch:
         how: by name, by order, or by timm's own loading.
         converted: whether foreign tensors were renamed or reshaped for this architecture.
         classes: classes of the network.
+        warnings: what a user should know of the file.
     """
 
     loaded: tuple[str, ...]
@@ -37,6 +38,7 @@ class WeightMatch:
     how: Literal["name", "order", "timm"] = "name"
     converted: bool = False
     classes: int = 0
+    warnings: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """One sentence: how many tensors matched, what was unwrapped, stripped, rebuilt and left over."""

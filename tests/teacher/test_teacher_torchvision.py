@@ -56,10 +56,18 @@ def test_torchvisions_networks_give_the_same_logits(tmp_path, theirs, name, how)
     torch.save({"state_dict": {f"module.{key}": tensor for key, tensor in network.state_dict().items()}}, path)
     loaded = load(path, name, img_size=224, checkpoint_match=how, model_kwargs=EPSILON.get(theirs))
     assert loaded.trained
+    assert not loaded.warnings
     assert f"matched by {how}" in loaded.match.summary()
     assert expected.std() > 1e-3
     with torch.no_grad():
         torch.testing.assert_close(loaded.module(images_BCHW), expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
+
+
+def test_an_epsilon_that_no_file_holds_is_warned_of(tmp_path):
+    path = tmp_path / "net.pth"
+    torch.save(torchvision.models.mobilenet_v3_small(weights=None).state_dict(), path)
+    loaded = load(path, "mobilenetv3_small_100", classes=1000, img_size=224, checkpoint_match="order")
+    assert loaded.warnings[0].endswith("give --model-kwargs bn_eps=0.001")
 
 
 def test_torchvisions_names_of_another_network_lead_to_order(tmp_path):
