@@ -109,5 +109,6 @@ def _short(value: object) -> object:
 
 def _flat(value: object) -> str:
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "-"
+        entries = list(map(str, value))
+        return ("\n" if any(" " in entry for entry in entries) else ", ").join(entries) or "-"  # sentences have lines
     return cell(value) if value != {} else "-"

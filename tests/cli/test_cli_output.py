@@ -1,8 +1,12 @@
 """One value in a table for people."""
 
-import pytest
+import io
+import re
 
-from ann2snn_distill.cli.output import cell
+import pytest
+from rich.console import Console
+
+from ann2snn_distill.cli.output import cell, outline
 
 
 @pytest.mark.parametrize(
@@ -21,3 +25,11 @@ from ann2snn_distill.cli.output import cell
 )
 def test_a_cell_says_as_much_as_people_read(value, text):
     assert cell(value) == text
+
+
+def test_words_share_a_line_and_sentences_have_their_own():
+    text = io.StringIO()
+    for part in outline("plan", {"branches": ["layer1", "layer2"], "warnings": ["one of them", "another one"]}):
+        Console(width=60, file=text).print(part)
+    lines = [re.split("  +", line.strip()) for line in text.getvalue().splitlines() if line.strip()]
+    assert lines == [["plan"], ["branches", "layer1, layer2"], ["warnings", "one of them"], ["another one"]]
