@@ -1,6 +1,6 @@
 """The teacher of a run: loaded, and trained or fine-tuned first if it does not know the data, once for all runs."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -44,8 +44,8 @@ def ready_teacher(
     if loaded.trained:
         return Taught(loaded, None, 0, 0.0)
     epochs = teacher_epochs(settings, fit_settings, dataset, loaded)
-    augmentation = augmentation_of(fit_settings, dataset)
-    path = cached_path(settings, fit_settings, dataset, loaded, epochs=epochs, augmentation=augmentation)
+    lesson = _Lesson(loaded, settings, fit_settings, dataset, device, epochs)
+    path = cached_path(settings, fit_settings, dataset, loaded, epochs=epochs, augmentation=lesson.augmentation)
     resume = resume_folder(path)
     once = _without_repeats(observe)
     cached = None if resume.folder.exists() else read_cached(path, loaded, once)
@@ -53,7 +53,7 @@ def ready_teacher(
         with locked(path.with_suffix(".lock"), waiting=lambda seconds: once(Note(_WAITING))):
             cached = read_cached(path, loaded, once)  # another run may have trained it meanwhile
             if cached is None:
-                network, seconds = _trained(loaded, settings, fit_settings, dataset, epochs, resume, device, observe)
+                network, seconds = _trained(lesson, resume, observe)
                 taught = Taught(network, path, epochs, seconds)
                 write_cached(path, taught)
                 resume.remove()
@@ -149,29 +149,61 @@ def interval_of(settings: FitSettings) -> Interval:
     return Interval(epochs=int(number))
 
 
-def _trained(
-    loaded: LoadedNetwork,
-    settings: NetworkSettings,
-    fit_settings: FitSettings,
-    dataset: Dataset,
-    epochs: int,
-    resume: ResumeFolder,
-    device: torch.device,
-    observe: Observer,
-) -> tuple[LoadedNetwork, float]:
+@dataclass(frozen=True)
+class _Lesson:
+    """A training of a teacher: the network, and everything that determines what becomes of it."""
+
+    loaded: LoadedNetwork
+    settings: NetworkSettings
+    fit_settings: FitSettings
+    dataset: Dataset
+    device: torch.device
+    epochs: int
+
+    @property
+    def augmentation(self) -> Augmentation:
+        return augmentation_of(self.fit_settings, self.dataset)
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the network has other weights than random ones."""
+        return self.loaded.source != "random"
+
+    @property
+    def schedule(self) -> Schedule:
+        peak = _rate_and_decay(self.fit_settings, self.dataset)[0] * (TUNING_LR if self.tuned else 1.0)
+        return Schedule(self.epochs, 0.05 * self.epochs, peak, seed=self.settings.seed)
+
+    def batches(self) -> TrainBatches:
+        return train_batches(
+            self.dataset.train,
+            classes=self.loaded.classes,
+            img_size=self.loaded.img_size,
+            mean=_triple(self.loaded.mean),
+            std=_triple(self.loaded.std),
+            batch_size=images_a_step(self.fit_settings),
+            augmentation=self.augmentation,
+            device=self.device,
+            seed=self.settings.seed,
+            workers=self.settings.workers,
+            channels_last=self.device.type == "cuda",
+        )
+
+
+def _trained(lesson: _Lesson, resume: ResumeFolder, observe: Observer) -> tuple[LoadedNetwork, float]:
     """Return the network, trained or fine-tuned, and the seconds that it took."""
-    tuned = loaded.source != "random"
-    peak, decay = _rate_and_decay(fit_settings, dataset)
+    loaded, fit_settings, dataset, device = lesson.loaded, lesson.fit_settings, lesson.dataset, lesson.device
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     module = loaded.module.to(device).to(memory_format=layout).train()
     execution = execution_of(fit_settings, device)
+    decay = _rate_and_decay(fit_settings, dataset)[1]
     result = fit(
         f"teacher {loaded.name}",
-        (Span(epochs, AnnObjective(module)),),
-        _batches(loaded, settings, fit_settings, dataset, device),
+        (Span(lesson.epochs, AnnObjective(module)),),
+        lesson.batches(),
         train_state({"teacher": module}, opt=fit_settings.opt, weight_decay=decay, scaled=execution.scaled),
         plan=Plan(
-            Schedule(epochs, 0.05 * epochs, peak * (TUNING_LR if tuned else 1.0), seed=settings.seed),
+            lesson.schedule,
             interval_of(fit_settings),
             remedy="try a smaller --batch-size (the teacher's learning rate follows it), or --no-amp",
         ),
@@ -179,9 +211,9 @@ def _trained(
         resume=resume,
         observe=observe,
     )
-    source = f"{loaded.source}, {'fine-tuned' if tuned else 'trained'} for {epochs} epochs on {dataset.name}"
+    way = f"{'fine-tuned' if lesson.tuned else 'trained'} for {lesson.epochs} epochs on {dataset.name}"
     trained = module.cpu().to(memory_format=torch.contiguous_format).eval()
-    return replace(loaded, module=trained, source=source, trained=True), result.seconds
+    return replace(loaded, module=trained, source=f"{loaded.source}, {way}", trained=True), result.seconds
 
 
 def _rate_and_decay(settings: FitSettings, dataset: Dataset) -> tuple[float, float]:
@@ -193,28 +225,6 @@ def _rate_and_decay(settings: FitSettings, dataset: Dataset) -> tuple[float, flo
     assert isinstance(peak, float)
     assert isinstance(decay, float)
     return peak, decay
-
-
-def _batches(
-    loaded: LoadedNetwork,
-    settings: NetworkSettings,
-    fit_settings: FitSettings,
-    dataset: Dataset,
-    device: torch.device,
-) -> TrainBatches:
-    return train_batches(
-        dataset.train,
-        classes=loaded.classes,
-        img_size=loaded.img_size,
-        mean=_triple(loaded.mean),
-        std=_triple(loaded.std),
-        batch_size=images_a_step(fit_settings),
-        augmentation=augmentation_of(fit_settings, dataset),
-        device=device,
-        seed=settings.seed,
-        workers=settings.workers,
-        channels_last=device.type == "cuda",
-    )
 
 
 def _triple(values: tuple[float, ...]) -> tuple[float, float, float]:
