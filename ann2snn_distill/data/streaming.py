@@ -14,7 +14,7 @@ from ann2snn_distill.data.augment import Augmentation, cutout
 from ann2snn_distill.data.inputs import Inputs
 from ann2snn_distill.data.seeding import stream, stream_seed
 from ann2snn_distill.data.splits import FolderSplit
-from ann2snn_distill.data.workers import Draw, Images, Workers
+from ann2snn_distill.data.workers import Draw, Workers
 
 CENTRE = 0.875
 """Share of the shorter side that the test crop shows, as in torchvision's and timm's evaluations."""
@@ -45,18 +45,13 @@ class StreamedBatches:
     ) -> None:
         self.batch_size = batch_size
         self.steps_per_epoch = len(split) // batch_size
-        self._images = len(split)
-        images = Images(split, _train_transform(img_size, augmentation))
-        self._workers = Workers(images, workers=workers, device=device)
+        self._split, self._seed = split, seed
+        self._workers = Workers(_train_transform(img_size, augmentation), workers=workers, device=device)
         self._classes, self._inputs, self._augmentation = classes, inputs, augmentation
-        self._seed = seed
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of `epoch` from `start` on, which depend on nothing but the data, the settings and the seed."""
-        order = torch.randperm(self._images, generator=stream(self._seed, epoch, "order"))
-        draws = [(index, stream_seed(self._seed, epoch, index)) for index in order.tolist()]
-        batches = _batches(draws[: self.steps_per_epoch * self.batch_size], self.batch_size)[start:]
-        for step, (images, labels) in enumerate(self._workers.decoded(batches), start):
+        for step, (images, labels) in enumerate(self._workers.decoded(self._drawn(epoch, start)), start):
             erasing, mixing = (stream(self._seed, epoch, purpose, step) for purpose in ("cutout", "mix"))
             yield self._inputs.train(
                 cutout(images, self._augmentation.cutout, erasing),
@@ -65,6 +60,13 @@ class StreamedBatches:
                 augmentation=self._augmentation.in_epoch(epoch),
                 generator=mixing,
             )
+
+    def _drawn(self, epoch: int, start: int) -> Iterator[list[Draw]]:
+        paths, labels = self._split.paths, self._split.labels
+        order = torch.randperm(len(paths), generator=stream(self._seed, epoch, "order"))
+        for step in range(start, self.steps_per_epoch):
+            indices = order[step * self.batch_size : (step + 1) * self.batch_size].tolist()
+            yield [Draw(paths[index], labels[index], stream_seed(self._seed, epoch, index)) for index in indices]
 
 
 class StreamedTestBatches:
@@ -80,20 +82,19 @@ class StreamedTestBatches:
         device: torch.device,
         workers: int,
     ) -> None:
-        shown = v2.Compose(
+        self._shown = v2.Compose(
             [
                 v2.Resize(int(img_size / CENTRE), interpolation=v2.InterpolationMode.BICUBIC),
                 v2.CenterCrop(img_size),
             ]
         )
-        self._images = Images(split, shown)
-        self._inputs, self._batch_size = inputs, batch_size
+        self._split, self._inputs, self._batch_size = split, inputs, batch_size
         self._device, self._workers = device, workers
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        draws = [(index, 0) for index in range(len(self._images.split))]
-        batches = _batches(draws, self._batch_size)
-        workers = Workers(self._images, workers=min(self._workers, len(batches)), device=self._device)
+        draws = [Draw(path, label, 0) for path, label in zip(self._split.paths, self._split.labels, strict=True)]
+        batches = [draws[start : start + self._batch_size] for start in range(0, len(draws), self._batch_size)]
+        workers = Workers(self._shown, workers=min(self._workers, len(batches)), device=self._device)
         for images, labels in workers.decoded(batches):
             yield self._inputs.test(images), labels
 
@@ -106,7 +107,3 @@ def _train_transform(img_size: int, augmentation: Augmentation) -> Callable[[Ima
         steps.append(_POLICIES[augmentation.policy]())
     transform: Callable[[Image.Image], Image.Image] = v2.Compose(steps)
     return transform
-
-
-def _batches(draws: list[Draw], batch_size: int) -> list[list[Draw]]:
-    return [draws[start : start + batch_size] for start in range(0, len(draws), batch_size)]

@@ -6,10 +6,12 @@ Shapes: B images, C = 3 channels, S x S pixels.
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from threading import Thread
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -17,13 +19,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ann2snn_distill.data.decoding import open_rgb, to_tensor
-from ann2snn_distill.data.splits import FolderSplit
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.interrupts import Interrupts
 from ann2snn_distill.processes import masked, usable_cpus
 
-Draw = tuple[int, int]
-"""Index of an image and the seed of everything random about it, so that no worker holds any state."""
+
+class Draw(NamedTuple):
+    """An image to be decoded: no worker holds any data, or any state.
+
+    Attributes:
+        path: its file.
+        label: its class.
+        seed: of everything random about it.
+    """
+
+    path: Path
+    label: int
+    seed: int
+
 
 _CONTEXT = "fork" if sys.platform == "linux" else None
 """Python 3.14 would start workers from a server, which imports everything anew and which signals reach, too."""
@@ -32,29 +45,27 @@ _Batch = tuple[Tensor, Tensor] | BadInputError
 
 
 @dataclass(frozen=True)
-class Images:
+class _Images:
     """What is decoded: the image and label of a draw, or the error, which travels as a value."""
 
-    split: FolderSplit
     transform: Callable[[Image.Image], Image.Image]
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int] | BadInputError:
-        index, seed = draw
         try:
-            image = open_rgb(self.split.paths[index])
+            image = open_rgb(draw.path)
         except BadInputError as error:
             return error
         # torchvision's transforms know only the global generator: lend them a seeded one, and restore it
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return to_tensor(self.transform(image)), self.split.labels[index]
+            torch.default_generator.manual_seed(draw.seed)
+            return to_tensor(self.transform(image)), draw.label
 
 
 @dataclass
 class _Asked:
     """The draws of the present pass's batches; a loader asks anew for every pass."""
 
-    batches: list[list[Draw]]
+    batches: Iterable[list[Draw]]
 
     def __iter__(self) -> Iterator[list[Draw]]:
         return iter(self.batches)
@@ -67,14 +78,14 @@ class Workers:
     images, take more time than the images.
     """
 
-    def __init__(self, images: Images, *, workers: int, device: torch.device) -> None:
-        self._images, self._device = images, device
+    def __init__(self, transform: Callable[[Image.Image], Image.Image], *, workers: int, device: torch.device) -> None:
+        self._images, self._device = _Images(transform), device
         self._workers = min(workers, usable_cpus())  # more would only slow each other down, and torch warns
         self._asked = _Asked([])
         self._loader: DataLoader[_Batch] | None = None
         self._passes = 0
 
-    def decoded(self, batches: list[list[Draw]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def decoded(self, batches: Iterable[list[Draw]]) -> Iterator[tuple[Tensor, Tensor]]:
         """uint8 images (B, C, S, S) and labels (B) on the device, batch by batch; ends a pass that is under way.
 
         Raises:
@@ -93,7 +104,7 @@ class Workers:
         except (OSError, EOFError) as error:  # images that cannot be read travel as values, so this is a broken pipe
             raise _lost_worker(error) from error
 
-    def _pass(self, batches: list[list[Draw]]) -> Iterator[_Batch]:
+    def _pass(self, batches: Iterable[list[Draw]]) -> Iterator[_Batch]:
         self._asked.batches = batches
         self._passes += 1
         this, interrupts = self._passes, Interrupts()
