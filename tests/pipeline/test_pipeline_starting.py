@@ -7,8 +7,10 @@ import torch
 
 from ann2snn_distill.checkpoint import load_checkpoint, read_header, save_checkpoint
 from ann2snn_distill.config import ConvertSettings
+from ann2snn_distill.evaluation.totals import exact_float32
 from ann2snn_distill.pipeline import distilling
-from ann2snn_distill.pipeline.students import is_same_network
+from ann2snn_distill.pipeline.students import is_same_network, new_student
+from ann2snn_distill.teacher import load_network
 
 WITH_SMALL_STEM = 278_275_584
 """Multiply-accumulates of resnet10t for three classes and images of 32 px, no stride before its first stage."""
@@ -157,3 +159,21 @@ def test_a_student_that_the_device_cannot_calibrate_is_calibrated_on_the_cpu(
     converting(tiny_settings(output=tmp_path / "run", init="teacher"))
     assert devices == ["cpu", "cpu"]
     assert (tmp_path / "run" / "student.safetensors").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["resnet10t", "mobilenetv2_050"])
+def test_a_gpu_calibrates_as_the_cpu_does(name):
+    settings = ConvertSettings(
+        model=name, dataset="digits", timesteps=4, init="teacher", equalize=True, decay=0.2, v_init=0.25,
+        reset="soft-detached", surrogate_width=1.0,
+    )  # fmt: skip
+    teacher = load_network(name, classes=10, img_size=32, data_mean=(0.5,) * 3, data_std=(0.25,) * 3, seed=1)
+    images = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    with exact_float32():
+        ours, theirs = (new_student(settings, teacher, images.to(device), seed=0) for device in ("cuda", "cpu"))
+    assert {tensor.device.type for tensor in ours.body.state_dict().values()} == {"cuda"}
+    for key, threshold in theirs.thresholds.items():
+        assert ours.thresholds[key] == pytest.approx(threshold, rel=0.06), key  # candidates are six percent apart
+    for key, tensor in theirs.body.state_dict().items():
+        torch.testing.assert_close(ours.body.state_dict()[key].cpu(), tensor, rtol=0.15, atol=1e-3, msg=key)
