@@ -17,7 +17,7 @@ from ann2snn_distill.data.splits import ImageSplit, Split, Triple
 from ann2snn_distill.data.streaming import StreamedBatches, StreamedTestBatches
 from ann2snn_distill.errors import BadInputError
 
-__all__ = ["Augmentation", "TrainBatches", "device_bytes", "test_batches", "train_batches"]
+__all__ = ["Augmentation", "ClosableBatches", "TrainBatches", "device_bytes", "test_batches", "train_batches"]
 
 
 class TrainBatches(Protocol):
@@ -34,6 +34,14 @@ class TrainBatches(Protocol):
         ...
 
 
+class ClosableBatches(TrainBatches, Protocol):
+    """Training batches behind which there may be processes."""
+
+    def close(self) -> None:
+        """End the processes; a later pass would start others."""
+        ...
+
+
 def train_batches(
     split: Split,
     *,
@@ -47,7 +55,7 @@ def train_batches(
     seed: int,
     workers: int = 4,
     channels_last: bool = False,
-) -> TrainBatches:
+) -> ClosableBatches:
     """Shuffled, augmented batches of `split`; `workers` processes decode what is streamed.
 
     Raises:

@@ -53,6 +53,9 @@ class ResidentBatches:
             if start < (chunk + 1) * steps:
                 yield from self._chunk(epoch, chunk * steps, index_M, max(start - chunk * steps, 0))
 
+    def close(self) -> None:
+        """There is nothing to end."""
+
     def _chunk(self, epoch: int, first: int, index_M: Tensor, skipped: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of the chunk whose first is step `first` of the epoch, but for the `skipped` first of them."""
         augmenting = stream(self._seed, epoch, "augment", first)

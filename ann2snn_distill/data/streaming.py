@@ -4,6 +4,7 @@ Shapes: B images, C = 3 channels, S x S pixels.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import torch
 from PIL import Image
@@ -61,6 +62,10 @@ class StreamedBatches:
                 generator=mixing,
             )
 
+    def close(self) -> None:
+        """End the workers."""
+        self._workers.close()
+
     def _drawn(self, epoch: int, start: int) -> Iterator[list[Draw]]:
         paths, labels = self._split.paths, self._split.labels
         order = torch.randperm(len(paths), generator=stream(self._seed, epoch, "order"))
@@ -95,8 +100,9 @@ class StreamedTestBatches:
         draws = [Draw(path, label, 0) for path, label in zip(self._split.paths, self._split.labels, strict=True)]
         batches = [draws[start : start + self._batch_size] for start in range(0, len(draws), self._batch_size)]
         workers = Workers(self._shown, workers=min(self._workers, len(batches)), device=self._device)
-        for images, labels in workers.decoded(batches):
-            yield self._inputs.test(images), labels
+        with closing(workers):
+            for images, labels in workers.decoded(batches):
+                yield self._inputs.test(images), labels
 
 
 def _train_transform(img_size: int, augmentation: Augmentation) -> Callable[[Image.Image], Image.Image]:

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import torch
 
 from ann2snn_distill.config import BenchSettings, FitSettings
-from ann2snn_distill.data.batches import TrainBatches, train_batches
+from ann2snn_distill.data.batches import ClosableBatches, TrainBatches, train_batches
 from ann2snn_distill.data.datasets import Dataset, load_dataset
 from ann2snn_distill.data.splits import FolderSplit
 from ann2snn_distill.errors import BadInputError
@@ -46,10 +47,11 @@ def data_times(settings: BenchSettings, data: Dataset | None, device: torch.devi
     """
     if data is not None:
         for batch_size in settings.batch_sizes:
-            yield _timed(_batches(settings, data, batch_size, device), settings, data, device)
+            with closing(_batches(settings, data, batch_size, device)) as batches:
+                yield _timed(batches, settings, data, device)
 
 
-def _batches(settings: BenchSettings, data: Dataset, batch_size: int, device: torch.device) -> TrainBatches:
+def _batches(settings: BenchSettings, data: Dataset, batch_size: int, device: torch.device) -> ClosableBatches:
     recipe = recipe_for(img_size=data.img_size, images=len(data.train))
     cuda = device.type == "cuda"
     fit = FitSettings().model_copy(update=resolved_fit(FitSettings(), recipe, img_size=data.img_size, cuda=cuda))

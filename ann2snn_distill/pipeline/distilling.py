@@ -1,7 +1,7 @@
 """The distillation of a run: its networks on the device, its data, and the training itself."""
 
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ann2snn_distill.conversion.network import StagedAnn
 from ann2snn_distill.conversion.student import SpikingNetwork
-from ann2snn_distill.data.batches import TrainBatches, train_batches
+from ann2snn_distill.data.batches import ClosableBatches, TrainBatches, train_batches
 from ann2snn_distill.data.splits import ImageSplit, Split, spread
 from ann2snn_distill.distillation.branches import HybridBranches
 from ann2snn_distill.distillation.fitting import fit_projections
@@ -54,7 +54,7 @@ class Distillation:
         workers = 0 if isinstance(split, ImageSplit) else self.run.settings.workers
         return _batches_of(self.run, self.taught, split, self.run.device, workers=workers)
 
-    def training(self) -> TrainBatches:
+    def training(self) -> ClosableBatches:
         """Return the training batches."""
         settings, dataset = self.run.settings, self.run.dataset
         return train_batches(
@@ -151,9 +151,12 @@ def distilled(work: Distillation, observe: Observer) -> tuple[TrainState, FitRes
     if run.device.type == "cuda":
         for module in (work.student, work.branches, work.teacher):
             module.to(memory_format=torch.channels_last)
-    batches, state, execution = work.training(), work.fresh_state(), execution_of(settings, run.device)
+    state, execution = work.fresh_state(), execution_of(settings, run.device)
     _tell_memory(run, observe)
-    with explained(run.memory, piece_of(settings), settings.grad_accum_steps, memory_mib(run.device)):
+    with (
+        explained(run.memory, piece_of(settings), settings.grad_accum_steps, memory_mib(run.device)),
+        closing(work.training()) as batches,
+    ):
         result = fit(
             f"{settings.method} {run.student_name}",
             spans_of(settings, work.student, work.branches, execution),

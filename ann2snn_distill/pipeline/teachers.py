@@ -1,11 +1,12 @@
 """The teacher of a run: loaded, and trained or fine-tuned first if it does not know the data, once for all runs."""
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import torch
 
 from ann2snn_distill.config import BenchSettings, FitSettings, NetworkSettings
-from ann2snn_distill.data.batches import Augmentation, TrainBatches, train_batches
+from ann2snn_distill.data.batches import Augmentation, ClosableBatches, train_batches
 from ann2snn_distill.data.datasets import Dataset, ImageSplit
 from ann2snn_distill.distillation.objectives import AnnObjective
 from ann2snn_distill.events import Event, Note, Observer
@@ -174,7 +175,7 @@ class _Lesson:
         peak = _rate_and_decay(self.fit_settings, self.dataset)[0] * (TUNING_LR if self.tuned else 1.0)
         return Schedule(self.epochs, 0.05 * self.epochs, peak, seed=self.settings.seed)
 
-    def batches(self) -> TrainBatches:
+    def batches(self) -> ClosableBatches:
         return train_batches(
             self.dataset.train,
             classes=self.loaded.classes,
@@ -197,20 +198,21 @@ def _trained(lesson: _Lesson, resume: ResumeFolder, observe: Observer) -> tuple[
     module = loaded.module.to(device).to(memory_format=layout).train()
     execution = execution_of(fit_settings, device)
     decay = _rate_and_decay(fit_settings, dataset)[1]
-    result = fit(
-        f"teacher {loaded.name}",
-        (Span(lesson.epochs, AnnObjective(module)),),
-        lesson.batches(),
-        train_state({"teacher": module}, opt=fit_settings.opt, weight_decay=decay, scaled=execution.scaled),
-        plan=Plan(
-            lesson.schedule,
-            interval_of(fit_settings),
-            remedy="try a smaller --batch-size (the teacher's learning rate follows it), or --no-amp",
-        ),
-        execution=execution,
-        resume=resume,
-        observe=observe,
-    )
+    with closing(lesson.batches()) as batches:
+        result = fit(
+            f"teacher {loaded.name}",
+            (Span(lesson.epochs, AnnObjective(module)),),
+            batches,
+            train_state({"teacher": module}, opt=fit_settings.opt, weight_decay=decay, scaled=execution.scaled),
+            plan=Plan(
+                lesson.schedule,
+                interval_of(fit_settings),
+                remedy="try a smaller --batch-size (the teacher's learning rate follows it), or --no-amp",
+            ),
+            execution=execution,
+            resume=resume,
+            observe=observe,
+        )
     way = f"{'fine-tuned' if lesson.tuned else 'trained'} for {lesson.epochs} epochs on {dataset.name}"
     trained = module.cpu().to(memory_format=torch.contiguous_format).eval()
     return replace(loaded, module=trained, source=f"{loaded.source}, {way}", trained=True), result.seconds

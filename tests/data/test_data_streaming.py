@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from ann2snn_distill.data import batches, workers
-from ann2snn_distill.data.batches import Augmentation, TrainBatches
+from ann2snn_distill.data.batches import Augmentation, ClosableBatches
 from ann2snn_distill.data.datasets import FolderSplit, load_dataset
 from ann2snn_distill.errors import BadInputError
 
@@ -37,7 +37,7 @@ def split(write_folder: WriteFolder) -> FolderSplit:
     return train
 
 
-def training(split: FolderSplit, *, workers: int = 0, augmentation: Augmentation = FULL) -> TrainBatches:
+def training(split: FolderSplit, *, workers: int = 0, augmentation: Augmentation = FULL) -> ClosableBatches:
     return batches.train_batches(
         split,
         classes=2,
@@ -126,14 +126,14 @@ def test_an_epoch_left_early_changes_nothing_of_the_next(split: FolderSplit) -> 
     assert same(list(train.epoch(0)), list(training(split).epoch(0)))
 
 
-def test_workers_live_as_long_as_the_training_data(split: FolderSplit) -> None:
+def test_workers_live_until_the_training_data_are_closed(split: FolderSplit) -> None:
     others, train, found = set(multiprocessing.active_children()), training(split, workers=2), []
     for epoch in range(3):
         list(train.epoch(epoch))
         found.append({child.pid for child in multiprocessing.active_children() if child not in others})
     assert len(found[0]) == 2
     assert found[1:] == found[:1] * 2
-    del train
+    train.close()
     assert others.issuperset(multiprocessing.active_children())
 
 

@@ -314,11 +314,11 @@ def test_lost_workers_end_the_run_and_cost_no_step(streamed, root, capsys):
 def test_signals_to_a_run_and_its_workers_cost_no_step(streamed, root, capsys):
     arguments, whole = streamed
     draw, found = random.Random(5), Counter()
-    for count in range(16):
+    for count in range(24):
         place = Place(root, f"group-{count}")
         process = start(place, arguments)
         wait_for(lambda process=process: children(process.pid), process)
-        time.sleep(draw.uniform(0, 0.5))
+        time.sleep(draw.uniform(0, 1.5))
         number = draw.choice((signal.SIGTERM, signal.SIGINT))
         workers = children(process.pid)
         for member in (*workers, process.pid):
