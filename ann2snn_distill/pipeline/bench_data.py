@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import chain, islice
 
 import torch
 
@@ -71,9 +72,13 @@ def _batches(settings: BenchSettings, data: Dataset, batch_size: int, device: to
 
 
 def _timed(batches: TrainBatches, settings: BenchSettings, data: Dataset, device: torch.device) -> DataTime:
-    """Time the second epoch, or its first seconds: the first pays for what is made once."""
-    _drawn(batches, 0, device)
-    seconds, count = _drawn(batches, 1, device)
+    """Time an epoch's number of batches, or some seconds of them, after as many: the first pay for what is made once.
+
+    They are of one stream, so that an epoch that is broken off leaves no work behind for the next.
+    """
+    stream = chain(batches.epoch(0), batches.epoch(1))
+    _drawn(islice(stream, batches.steps_per_epoch), device)
+    seconds, count = _drawn(islice(stream, batches.steps_per_epoch), device)
     images = count * batches.batch_size
     streamed = isinstance(data.train, FolderSplit)
     return DataTime(
@@ -85,10 +90,10 @@ def _timed(batches: TrainBatches, settings: BenchSettings, data: Dataset, device
     )
 
 
-def _drawn(batches: TrainBatches, epoch: int, device: torch.device) -> tuple[float, int]:
-    """Return the seconds and number of an epoch's batches, all of them on the device."""
+def _drawn(batches: Iterator[object], device: torch.device) -> tuple[float, int]:
+    """Return the seconds and number of batches, all of them on the device."""
     started, count = time.perf_counter(), 0
-    for _ in batches.epoch(epoch):
+    for _ in batches:
         count += 1
         if time.perf_counter() - started > _LONGEST:
             break
