@@ -67,7 +67,7 @@ def evaluate(
     for text in warnings:
         observe(Caution(text))
     steps = timesteps or header.timesteps
-    observe(Note(f"{header.student} on {data.name}: {len(data.test)} test images, {steps} timesteps"))
+    observe(Note(f"{header.student} on {data.name}: {len(data.test):,} test images, T = {steps}"))
     measured = _measured(student, data.test, steps, header=header, how=how, device=chosen, workers=workers)
     silent = silent_neurons(measured)
     for text in silent:

@@ -18,7 +18,7 @@ def to_html_report(report: Report, lines: Lines) -> str:
     student, teacher = report.student, report.teacher
     told = (
         f"teacher {_percent(teacher.top1)} ({teacher.source}), student {_percent(student.top1)} at "
-        f"{report.timesteps} timesteps: {report.drop:.2f} points below"
+        f"T = {report.timesteps}: {report.drop:.2f} points below"
         if report.drop is not None
         else "not measured"
     )

@@ -31,7 +31,7 @@ def _headline(report: Report) -> str:
     return (
         f"# {report.student.model} as a spiking network on {report.dataset}\n\n"
         f"{_table(('', 'model', 'top-1, test split', ''), rows)}\n\n"
-        f"{report.timesteps} timesteps, {how}, measured on {report.device}."
+        f"T = {report.timesteps}, {how}, measured on {report.device}."
     )
 
 
