@@ -148,7 +148,7 @@ def _recipes() -> str:
         (
             kind, recipe.epochs, recipe.random.epochs or recipe.epochs, recipe.teacher_epochs, recipe.tuning_epochs,
             recipe.batch_size, f"{recipe.sgd_lr * recipe.batch_size / 128:g}", f"{recipe.sgd_decay:g}",
-            recipe.aa, "yes" if recipe.cutmix else "no",
+            recipe.aa, f"{recipe.mixup_prob:.0%} of the batches" if recipe.cutmix else "no",
         )
         for kind, recipe in kinds.items()
     ]  # fmt: skip

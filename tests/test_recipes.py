@@ -72,6 +72,15 @@ def test_what_was_given_stays():
         assert resolved_init(settings, SMALL, same_network=same, random_fits=never_asked) == {}
 
 
+def test_few_large_images_are_mixed_half_of_the_time():
+    half = resolved_fit(FitSettings(), FEW_LARGE, img_size=224, cuda=False)
+    assert (half["cutmix"], half["mixup_prob"]) == (1.0, 0.5)
+    assert "mixup_prob" not in resolved_fit(FitSettings(mixup_prob=1.0), FEW_LARGE, img_size=224, cuda=False)
+    assert resolved_fit(FitSettings(cutmix=0.0), FEW_LARGE, img_size=224, cuda=False)["mixup_prob"] == 1.0
+    for recipe in (FEW_TINY, FEW_SMALL, SMALL, LARGE):
+        assert resolved_fit(FitSettings(), recipe, img_size=32, cuda=False)["mixup_prob"] == 1.0
+
+
 def test_gradients_are_clipped_under_full_coverage_or_where_a_way_is_named():
     full = ConvertSettings(model="resnet18", coverage="full")
     assert resolved_clip(full) == {"clip_grad": 0.05, "clip_mode": "agc"}

@@ -88,7 +88,9 @@ class FitSettings(Frozen):
     cutmix: Annotated[float, Field(ge=0)] | None = Field(
         None, description="cutmix's beta parameter, 0 is off (default: by data set)"
     )
-    mixup_prob: Fraction = Field(1.0, description="probability that a batch is mixed, where mixup or cutmix is on")
+    mixup_prob: Fraction | None = Field(
+        None, description="probability that a batch is mixed, where mixup or cutmix is on (default: by data set)"
+    )
     mixup_off_epoch: Annotated[int, Field(ge=0)] = Field(
         0, description="epochs after which no batch is mixed any more, 0 is never"
     )

@@ -33,6 +33,11 @@ class Augmentation:
     mixup_off_epoch: int = field(default=0, repr=False)
     smoothing: float = 0.0
 
+    @property
+    def mixes(self) -> bool:
+        """Whether any batch may be mixed."""
+        return bool(self.mixup or self.cutmix)
+
     def in_epoch(self, epoch: int) -> "Augmentation":
         """Return what is done in an epoch, counted from 0."""
         off = 0 < self.mixup_off_epoch <= epoch

@@ -65,7 +65,8 @@ def cached_path(
     # these came later: teachers that were trained without them keep their names
     if fit_settings.opt != "sgd":
         determined_by["opt"] = fit_settings.opt
-    if (mixing := (augmentation.mixup_prob, augmentation.mixup_off_epoch)) != (1.0, 0):
+    mixing = augmentation.mixup_prob, augmentation.mixup_off_epoch
+    if augmentation.mixes and mixing != (1.0, 0):
         determined_by["mixing"] = mixing
     text = json.dumps(determined_by, sort_keys=True, default=str)
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -113,7 +113,7 @@ def augmentation_of(settings: FitSettings, dataset: Dataset) -> Augmentation:
         cutout=settings.cutout or 0,
         mixup=settings.mixup,
         cutmix=settings.cutmix or 0.0,
-        mixup_prob=settings.mixup_prob,
+        mixup_prob=1.0 if settings.mixup_prob is None else settings.mixup_prob,
         mixup_off_epoch=settings.mixup_off_epoch,
         smoothing=settings.smoothing,
     )

@@ -98,3 +98,4 @@ def test_teachers_of_other_augmentations_and_optimisers_are_other_teachers(teach
     trained = [teaching(**change) for change in changes]
     assert [epochs for _, _, _, epochs in trained] == [2] * len(changes)
     assert len({path for path, _, _, _ in trained}) == len(changes)
+    assert teaching(mixup_prob=0.5)[3] == 0  # nothing is mixed: the first of them
