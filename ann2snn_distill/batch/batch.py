@@ -59,7 +59,7 @@ def run_batch(
         def look(board: Board) -> None:
             nonlocal done
             watch(board)
-            ended = sum(view.state in ("finished", "failed") for view in board)
+            ended = sum(view.state in ("finished", "failed", "interrupted") for view in board)
             if ended != done:
                 done = ended
                 _write(title, board, records)

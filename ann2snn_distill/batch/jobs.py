@@ -21,7 +21,7 @@ from ann2snn_distill.teacher import resolve_model_name
 _DIGITS = 10
 """Hexadecimal digits of a fingerprint: among 1,000 runs two are equal by chance once in two million batches."""
 
-_DATA_SETTINGS = ("dataset", "data_dir", "img_size", "val_split", "limit", "seed")
+_DATA_SETTINGS = ("dataset", "data_dir", "img_size", "val_split", "limit", "seed", "skip_bad_images", "download")
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,9 @@ class Runner:
 
     def _end(self, running: _Running, code: int) -> None:
         view, records = running.view, self._records
+        if code == InterruptedRunError.exit_code:  # by somebody else: its record stays as it is, and so does its state
+            view.state, view.detail = "interrupted", "its state is kept"
+            return
         report = records.report(view.job) if code in _FINISHED_CODES else None
         reason = self._reason(running, code) if report is None else None
         view.state = "finished" if report is not None else "failed"

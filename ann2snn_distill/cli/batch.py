@@ -14,7 +14,7 @@ from ann2snn_distill.cli.output import emit, emit_json, show, table
 from ann2snn_distill.cli.resolve import Positional
 from ann2snn_distill.cli.runs_file import read_runs
 from ann2snn_distill.config import BatchSettings
-from ann2snn_distill.errors import BadInputError, GateMissedError
+from ann2snn_distill.errors import BadInputError, GateMissedError, InterruptedRunError
 
 if TYPE_CHECKING:
     from ann2snn_distill.batch import Board
@@ -100,10 +100,15 @@ def _check(summary: "BatchSummary") -> None:
 
     Raises:
         BadInputError: a run failed.
-        GateMissedError: none failed, and one missed a gate.
+        InterruptedRunError: none failed, and one was interrupted.
+        GateMissedError: neither, and one missed a gate.
     """
     total, failed, missed = len(summary.runs), summary.count("failed"), summary.count("missed")
     if failed:
         raise BadInputError(f"{failed} of {total} runs failed; the summary has the reasons, --retry-failed tries again")
+    if interrupted := summary.count("interrupted"):
+        raise InterruptedRunError(
+            f"{interrupted} of {total} runs were interrupted; give the same command again to go on"
+        )
     if missed:
         raise GateMissedError(f"{missed} of {total} runs missed a gate; all files are written", summary)

@@ -41,7 +41,7 @@ def gates(settings: ConvertSettings, report: Report) -> Iterator[str]:
         met = top1 is not None and top1 >= settings.min_accuracy
         yield f"gate --min-accuracy {settings.min_accuracy:g}: {_verdict(met)} ({cell(top1)} %)"
     if settings.max_drop is not None:
-        met = drop is not None and drop <= settings.max_drop
+        met = report.keeps_drop(settings.max_drop)
         yield f"gate --max-drop {settings.max_drop:g}: {_verdict(met)} ({cell(drop)} points)"
 
 

@@ -16,6 +16,10 @@ DIGITS_TEST = 360
 """Test images of digits: a fifth of the 1797."""
 
 
+LEAST = 8
+"""Side of the smallest images that there are, pixels; smaller ones are enlarged."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A data set as found, before validation is carved out and the training set limited.
@@ -61,7 +65,7 @@ def read_digits(img_size: int | None) -> Source:
 def read_folder(root: Path, img_size: int | None, *, skip_bad: bool = False) -> Source:
     """The data set in the folder `root`: decoded where images are small, listed where they are not.
 
-    Without `img_size`, images of at most 64 px keep their size and larger ones become 224 px.
+    Without `img_size`, images of 8 to 64 px keep their size, smaller ones become 8 px and larger ones become 224 px.
     With `skip_bad`, images that cannot be read are left out.
 
     Raises:
@@ -92,7 +96,7 @@ def read_folder(root: Path, img_size: int | None, *, skip_bad: bool = False) -> 
 
 
 def _native_size(split: FolderSplit) -> int | None:
-    """The longest side among the first images of up to eight classes, if all are small."""
+    """The longest side among the first images of up to eight classes, 8 px at least, if all are small."""
     first = {label: path for path, label in zip(reversed(split.paths), reversed(split.labels), strict=True)}
     side = max(max(open_rgb(first[label]).size) for label in sorted(first)[:8])
-    return side if side <= SMALL else None
+    return max(side, LEAST) if side <= SMALL else None

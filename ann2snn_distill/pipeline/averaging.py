@@ -10,14 +10,19 @@ from ann2snn_distill.conversion.statistics import statistics_over
 from ann2snn_distill.conversion.student import SpikingNetwork
 from ann2snn_distill.data.batches import TrainBatches
 from ann2snn_distill.evaluation.totals import exact_float32
+from ann2snn_distill.recipes import SMALL_IMAGE
 from ann2snn_distill.training.state import TrainState
 
 BATCHES = 64
 """Training batches that the statistics are taken from, or all of an epoch where it has fewer."""
 
 
+_SMALL, _LARGE = 250, 32
+"""Images at once, at most, on any device, as statistics depend on them: a batch is cut into the fewest equal parts."""
+
+
 def renew_statistics(
-    student: SpikingNetwork, state: TrainState, batches: TrainBatches, *, epoch: int, timesteps: int, images: int
+    student: SpikingNetwork, state: TrainState, batches: TrainBatches, *, epoch: int, timesteps: int, img_size: int
 ) -> None:
     """Write statistics of the averaged network into the average, in the numerics of evaluation.
 
@@ -29,10 +34,12 @@ def renew_statistics(
         batches: the training data, augmented.
         epoch: whose batches are taken, counted from 0: one that was not trained on.
         timesteps: T.
-        images: at most so many at once: a batch is cut into the fewest equal parts.
+        img_size: side of the images, pixels.
     """
     with state.as_evaluated(), exact_float32():
-        found = statistics_over(student, _parts(batches, epoch, images), timesteps)
+        found = statistics_over(
+            student, _parts(batches, epoch, _LARGE if img_size > SMALL_IMAGE else _SMALL), timesteps
+        )
     for name, statistic in found.items():
         state.average[name].copy_(statistic)
 

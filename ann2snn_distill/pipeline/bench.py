@@ -21,7 +21,7 @@ from ann2snn_distill.distillation.positions import choose_positions, named_cuts
 from ann2snn_distill.distillation.traffic import flow, step_traffic
 from ann2snn_distill.events import Note, Observer, PhaseDone, PhaseStarted, StepsDone
 from ann2snn_distill.pipeline.bench_data import bench_data, data_times
-from ann2snn_distill.pipeline.guards import interruptible
+from ann2snn_distill.pipeline.guards import enough_images, interruptible
 from ann2snn_distill.pipeline.inspecting import network_form
 from ann2snn_distill.pipeline.machine import choose_device, device_name
 from ann2snn_distill.pipeline.memory import MIB, step_memory
@@ -63,7 +63,7 @@ def bench(settings: BenchSettings, observe: Observer) -> Benchmark:
     observe(PhaseStarted(f"bench {settings.model}", total=len(cases)))
     rows: list[StepTime] = []
     branches: tuple[str, ...] = ()
-    with interruptible("nothing was written"):
+    with interruptible("nothing was written"), enough_images():
         for case in cases:
             bench_case = _Bench(settings, case, execution)
             branches = branches or bench_case.branch_names

@@ -28,6 +28,7 @@ from ann2snn_distill.pipeline.students import guide_network
 from ann2snn_distill.pipeline.teacher_cache import Taught
 from ann2snn_distill.pipeline.teachers import augmentation_of, execution_of, images_a_step, interval_of, piece_of
 from ann2snn_distill.teacher.networks import seeded
+from ann2snn_distill.tensorfile import tensors_digest
 from ann2snn_distill.training.fit import Conclude, EpochMetrics, FitResult, Plan, Schedule, fit
 from ann2snn_distill.training.gradients import Clip
 from ann2snn_distill.training.resume import ResumeFolder
@@ -35,6 +36,7 @@ from ann2snn_distill.training.state import TrainState, train_state
 
 _CALIBRATION_IMAGES = 256
 _PROBE_IMAGES = 64
+_WEIGHTS = "teacher_weights"
 _FITTED_IMAGES = 64
 """Calibration images at once while projections are fitted: T times as many rows are in memory."""
 
@@ -100,7 +102,7 @@ class Distillation:
             if state.average:
                 renew_statistics(
                     self.student, state, batches, epoch=settings.epochs or 0, timesteps=settings.timesteps,
-                    images=numerics(self.run.device, img_size=img_size).batch_size,
+                    img_size=img_size,
                 )  # fmt: skip
 
         return conclude
@@ -168,7 +170,7 @@ def distilled(work: Distillation, observe: Observer) -> tuple[TrainState, FitRes
                 remedy=f"start again with --overwrite and a lower --lr{' or --sam' if settings.sam else ''}",
             ),
             execution=execution,
-            resume=ResumeFolder(run.folder / RESUME_FOLDER, identity=_identity(work)),
+            resume=ResumeFolder(run.folder / RESUME_FOLDER, identity=_identity(work), later=(_WEIGHTS,)),
             observe=observe,
             begin=work.begin,
             conclude=work.conclusion(state, batches),
@@ -189,7 +191,12 @@ def _tell_memory(run: Prepared, observe: Observer) -> None:
 def _identity(work: Distillation) -> dict[str, object]:
     """Return everything that determines the result: a state belongs to no other run."""
     settings = work.run.settings.model_dump(mode="json", exclude=set(FREE_SETTINGS))
-    found = {"teacher": work.taught.network.source, "data": work.run.dataset.fingerprint}
+    weights = {name: tensor.cpu() for name, tensor in work.taught.network.module.state_dict().items()}
+    found = {
+        "teacher": work.taught.network.source,
+        _WEIGHTS: tensors_digest("", weights),
+        "data": work.run.dataset.fingerprint,
+    }
     if (start := work.run.settings.started_from) is not None:
         found["start"] = file_digest(start, "--init")
     return settings | found

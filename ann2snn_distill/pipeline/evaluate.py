@@ -60,7 +60,9 @@ def evaluate(
         dataset or header.dataset, data_dir=data_dir, img_size=header.img_size, skip_bad_images=skip_bad_images
     )
     _check_classes(header, data)
-    how = numerics(chosen, img_size=header.img_size, batch_size=batch_size or header.evaluation.batch_size)
+    told = header.evaluation
+    batch_size = batch_size or (told.batch_size if told.device_kind == chosen.type else None)
+    how = numerics(chosen, img_size=header.img_size, batch_size=batch_size)
     same = _has_same_test(header, data)
     names = renamed(header.classes, data, where="the file", so="the accuracy means nothing unless they are the same")
     warnings = [*data.warnings, *names, *_other_images(header, data, same), *_elsewhere(header, how)]

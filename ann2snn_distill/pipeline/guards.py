@@ -1,4 +1,4 @@
-"""What holds around a whole run: how an interruption ends it, and whether its algorithms are deterministic."""
+"""What holds around a whole run: how an interruption or too small a batch ends it, and which algorithms it takes."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ann2snn_distill.errors import InterruptedRunError
+from ann2snn_distill.errors import BadInputError, InterruptedRunError
 
 
 @contextmanager
@@ -37,3 +37,21 @@ def deterministic(wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warned)
+
+
+@contextmanager
+def enough_images() -> Iterator[None]:
+    """Turn the refusal of an ANN's batch norm that has one value a channel into an error with a next step.
+
+    Raises:
+        BadInputError: a batch of one image came to where it is one pixel.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:  # the latter where the compiler met it
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise BadInputError(
+            "one image at once leaves a batch norm of the ANN one value a channel, which it cannot train on; "
+            "choose --batch-size 2 or more"
+        ) from None

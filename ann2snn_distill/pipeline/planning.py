@@ -18,6 +18,7 @@ from ann2snn_distill.errors import BadInputError, UnsupportedModelError, UsageEr
 from ann2snn_distill.events import Note, Observer
 from ann2snn_distill.pipeline.class_order import order_warnings
 from ann2snn_distill.pipeline.decays import decays_of
+from ann2snn_distill.pipeline.doubting import doubts
 from ann2snn_distill.pipeline.inspecting import inspection
 from ann2snn_distill.pipeline.machine import choose_device, device_name, memory_mib
 from ann2snn_distill.pipeline.memory import USABLE, StepMemory, in_pieces, step_memory
@@ -76,7 +77,7 @@ class Prepared:
             *self.loaded.warnings,
             *order_warnings(self.loaded, self.dataset),
             *self.inspected.warnings,
-            *_unsuited(self.settings),
+            *doubts(self.settings, self.loaded),
         ]
 
     @property
@@ -152,15 +153,6 @@ def fitted(settings: FitOf, memory: StepMemory, device: torch.device) -> FitOf:
     """Return resolved settings whose step takes the same images in pieces that fit in the device's memory."""
     images, pieces = in_pieces(memory, images_a_step(settings), USABLE * memory_mib(device))
     return settings.model_copy(update={"batch_size": images, "grad_accum_steps": pieces})
-
-
-def _unsuited(settings: ConvertSettings) -> list[str]:
-    if settings.neuron != "lif" or settings.coverage != "full":
-        return []
-    return [
-        "--coverage full encodes analog values, and a lif neuron is almost all or none for a constant current; "
-        "--neuron if has T + 1 levels"
-    ]
 
 
 def dataset_of(settings: NetworkSettings) -> Dataset:

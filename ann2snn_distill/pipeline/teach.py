@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def _teach(settings: TeachSettings, device: torch.device, target: Path | None, o
     loaded = load_teacher(resolved, data)
     for text in (*loaded.warnings, *order_warnings(loaded, data)):
         observe(Caution(text))
+    if resolved.teacher_epochs:
+        loaded = replace(loaded, trained=False)  # asked to train, it is not taken as it is
     if settings.batch_size == "auto":
         resolved = fitted(resolved, _memory(resolved, loaded, data, device), device)
     taught = ready_teacher(loaded, resolved, resolved, data, device, observe)

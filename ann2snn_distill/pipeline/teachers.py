@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ann2snn_distill.config import BenchSettings, FitSettings, NetworkSettings
+from ann2snn_distill.config import BenchSettings, ConvertSettings, FitSettings, NetworkSettings
 from ann2snn_distill.data.batches import Augmentation, ClosableBatches, train_batches
 from ann2snn_distill.data.datasets import Dataset, ImageSplit
 from ann2snn_distill.distillation.objectives import AnnObjective
 from ann2snn_distill.events import Event, Note, Observer
 from ann2snn_distill.locks import locked
+from ann2snn_distill.pipeline.guards import enough_images
 from ann2snn_distill.pipeline.teacher_cache import Taught, cached_path, read_cached, resume_folder, write_cached
 from ann2snn_distill.recipes import CROP_PADDING, TUNING_LR, recipe_for, resolved_fit
 from ann2snn_distill.teacher import LoadedNetwork, load_network
@@ -163,7 +164,10 @@ class _Lesson:
 
     @property
     def augmentation(self) -> Augmentation:
-        return augmentation_of(self.fit_settings, self.dataset)
+        augmentation = augmentation_of(self.fit_settings, self.dataset)
+        if isinstance(self.fit_settings, ConvertSettings):
+            return replace(augmentation, mixup_off_epoch=0)  # which counts the student's epochs
+        return augmentation
 
     @property
     def tuned(self) -> bool:
@@ -198,7 +202,7 @@ def _trained(lesson: _Lesson, resume: ResumeFolder, observe: Observer) -> tuple[
     module = loaded.module.to(device).to(memory_format=layout).train()
     execution = execution_of(fit_settings, device)
     decay = _rate_and_decay(fit_settings, dataset)[1]
-    with closing(lesson.batches()) as batches:
+    with enough_images(), closing(lesson.batches()) as batches:
         result = fit(
             f"teacher {loaded.name}",
             (Span(lesson.epochs, AnnObjective(module)),),

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 FORMAT_VERSION = 1
 
+_ROUNDING = 1e-9
+"""Points that a difference of two percentages may be off by; one image of a million is 1e-4."""
+
 _Percent = Annotated[float, Field(ge=0, le=100)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Count = Annotated[int, Field(ge=0)]
@@ -107,6 +110,10 @@ class Report(_Part):
     energy: EnergyResult = EnergyResult()
     training: TrainingResult = TrainingResult()
     warnings: tuple[str, ...] = ()
+
+    def keeps_drop(self, limit: float) -> bool:
+        """Return whether the drop was measured and is `limit` points at most."""
+        return self.drop is not None and self.drop <= limit + _ROUNDING
 
 
 def dumps(report: Report) -> str:

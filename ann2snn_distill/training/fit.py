@@ -5,6 +5,8 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ann2snn_distill.data.batches import TrainBatches
 from ann2snn_distill.errors import BadInputError, InterruptedRunError
 from ann2snn_distill.events import EpochDone, Note, Observer, PhaseDone, PhaseStarted
@@ -108,17 +110,20 @@ def fit(
     keeper = Keeper(loop, resume, plan.interval)
     keeper.go_on(name, plan.schedule.epochs, observe, begin)
     with _kept_if_interrupted(name, plan.schedule.epochs, loop, keeper, resume):
+        diverged = False
         try:
             with own_generators(execution.device):
                 _train(name, loop, keeper, observe, conclude, metrics, record)
         except NotFiniteError:
-            keeper.save_good()
-            observe(Note(f"{name}: the loss, a gradient or a weight is no longer finite; looking for where that began"))
-            raise _diverged(name, loop, keeper, plan.remedy, resume) from None
+            diverged = True  # looked into below, where no traceback holds the step and its memory
         except Exception:
             with suppress(Exception):  # what ended the training is what the user must hear of
                 keeper.save_good()
             raise
+        if diverged:
+            keeper.save_good()
+            observe(Note(f"{name}: the loss, a gradient or a weight is no longer finite; looking for where that began"))
+            raise _diverged(name, loop, keeper, plan.remedy, resume)
     observe(PhaseDone())
     return _result(loop.history)
 
@@ -169,8 +174,11 @@ def _train(
 
 def _diverged(name: str, loop: Loop, keeper: Keeper, remedy: str, resume: ResumeFolder) -> BadInputError:
     epoch = len(loop.history) + 1
-    began = where_it_began(loop, keeper.good)
-    where = f": it began in {began}" if began else ", though a replay in plain code stays finite"
+    try:
+        began = where_it_began(loop, keeper.good)
+        where = f": it began in {began}" if began else ", though a replay in plain code stays finite"
+    except torch.OutOfMemoryError:
+        where = "; where it began is not known, as a replay in plain code takes more memory than there is"
     return BadInputError(
         f"the loss, a gradient or a weight of {name} is no longer finite in epoch {epoch}{where}; {remedy} "
         f"(the state after {keeper.good.place} is kept in {resume.folder})"

@@ -133,7 +133,8 @@ class Loop:
         return None if all(map(_is_line, restart.history)) else "the lines of its epochs lack something"
 
     def go_to(self, restart: Restart) -> None:
-        """Stand where `restart` stands."""
+        """Stand where `restart` stands; a step that was ready, and the memory of its recording, are let go."""
+        self._step = None
         self.state.restore(restart.tensors)
         self.history = list(restart.history)
         self._begin(restart.part)

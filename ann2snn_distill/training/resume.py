@@ -5,7 +5,7 @@ Random choices come from streams named by (seed, epoch, step), so no random stat
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,11 +73,16 @@ class _Facts(BaseModel):
 
 
 class ResumeFolder:
-    """The restart states of one training: the last, and the one before in case the last is damaged."""
+    """The restart states of one training: the last, and the one before in case the last is damaged.
 
-    def __init__(self, folder: Path, *, identity: dict[str, Any]):
+    `identity` is everything that determines the result; names in `later` are compared only where a state has them, as
+    those of earlier releases do not.
+    """
+
+    def __init__(self, folder: Path, *, identity: dict[str, Any], later: Collection[str] = ()):
         self.folder = folder
         self._identity = json.loads(json.dumps(identity, default=str))
+        self._later = later
         self._newest: Path | None = None
         self._before: Path | None = None
 
@@ -135,7 +140,7 @@ class ResumeFolder:
         return sorted(self.folder.glob("state-*.safetensors"))
 
     def _check_identity(self, found: dict[str, Any], path: Path) -> None:
-        names = found.keys() | self._identity.keys()
+        names = found.keys() | {name for name in self._identity if name not in self._later}
         different = sorted(name for name in names if found.get(name) != self._identity.get(name))
         if different:
             changes = ", ".join(

@@ -54,6 +54,19 @@ def test_a_failed_run_makes_it_1_until_it_is_retried(typed, tmp_path):
     assert typed(FAILING).code == 0
 
 
+def test_a_run_that_alone_was_interrupted_makes_it_130_and_is_gone_on_with(typed, tmp_path):
+    text = GRID.replace("seed = [0, 1]", "seed = [14, 1]")
+    first = typed(text.replace("limit", "min_accuracy = 91.5\nlimit"))
+    assert first.code == 130
+    assert "error: 2 of 4 runs were interrupted; give the same command again to go on" in first.err
+    states = [run["state"] for run in json.loads((tmp_path / "out" / "summary.json").read_text())["runs"]]
+    assert states.count("interrupted") == 2
+    (tmp_path / "out" / "healed").touch()
+    again = typed(text, "--json")
+    assert again.code == 0, again.err
+    assert [run["state"] for run in json.loads(again.out)["runs"]] == ["finished"] * 4
+
+
 def test_a_missed_gate_alone_makes_it_3(typed, tmp_path):
     done = typed(GRID.replace("limit", "min_accuracy = 91.5\nlimit"))
     assert done.code == 3

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from batch_files import GRID
+from PIL import Image
 
 from ann2snn_distill.batch import planned
+from ann2snn_distill.batch.jobs import resolved_jobs
 from ann2snn_distill.errors import BadInputError, InterruptedRunError, UsageError
 from ann2snn_distill.locks import locked
 from ann2snn_distill.reporting.batch_summary import BatchSummary
@@ -72,6 +74,22 @@ def test_a_run_with_other_settings_or_data_is_another_run_even_under_the_same_na
     batch(runs(one + plain))
     batch(runs(one + kept + change))
     assert len(calls(tmp_path / "out")) == 2
+
+
+def test_a_fingerprint_does_not_depend_on_the_runs_beside_it(runs, tmp_path):
+    for split, count in (("train", 8), ("val", 2)):
+        for label in ("ant", "bee"):
+            folder = tmp_path / "insects" / split / label
+            folder.mkdir(parents=True)
+            for index in range(count):
+                Image.new("RGB", (72, 72), (index, 0, 0)).save(folder / f"{index}.png")
+    (tmp_path / "insects" / "train" / "ant" / "bad.png").write_bytes(b"no image")
+    head = f'[defaults]\nmodel = "test_resnet"\ndataset = "{tmp_path / "insects"}"\nbatch_size = 4\ndevice = "cpu"\n'
+    strict, lax = "[[run]]\nname = 'strict'\n", "[[run]]\nname = 'lax'\nskip_bad_images = true\n"
+    orders = [{job.name: job.fingerprint for job in resolved_jobs(runs(head + text))} for text in
+              (strict + lax, lax + strict, strict, lax)]  # fmt: skip
+    assert orders[0] == orders[1] == orders[2] | orders[3]
+    assert len(set(orders[0].values())) == 2
 
 
 def test_a_default_written_out_is_the_same_run(runs, batch, tmp_path):

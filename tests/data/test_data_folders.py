@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from ann2snn_distill.data.datasets import FolderSplit, ImageSplit, load_dataset
+from ann2snn_distill.data.decoding import open_rgb
 from ann2snn_distill.data.splits import images_fingerprint
 from ann2snn_distill.errors import BadInputError, UsageError
 
@@ -143,6 +144,31 @@ def test_a_useless_cache_costs_only_time(write_folder: WriteFolder, cache: Path,
         for file in (cache / "decoded").iterdir():
             file.write_bytes(file.read_bytes()[:50])
     assert load_dataset(str(root)).fingerprint == first.fingerprint
+
+
+@pytest.mark.parametrize(("form", "dtype"), [("png", "uint16"), ("tiff", "uint16"), ("tiff", ">u2")])
+def test_sixteen_bits_become_eight(tmp_path: Path, form: str, dtype: str) -> None:
+    grey_HW = np.linspace(0, 65535, 64).round().reshape(8, 8)
+    path = tmp_path / f"image.{form}"
+    Image.fromarray(grey_HW.astype(dtype)).save(path)
+    seen_HWC = np.asarray(open_rgb(path))
+    assert np.array_equal(seen_HWC, np.repeat((grey_HW / 257).round()[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize(("dtype", "numbers"), [("float32", "floating-point numbers"), ("int32", "integers")])
+def test_pixels_of_no_known_range_are_refused(write_folder: WriteFolder, dtype: str, numbers: str) -> None:
+    root = write_folder({"train": 3, "val": 2}, size=(12, 12))
+    Image.fromarray(np.zeros((12, 12), dtype)).save(root / "train" / "ant" / "wide.tiff")
+    with pytest.raises(BadInputError, match=rf"wide.tiff: its pixels are {numbers} of 32 bits, .* 8 or 16 bits"):
+        load_dataset(str(root))
+    assert len(load_dataset(str(root), skip_bad_images=True).train) == 6
+
+
+def test_images_below_8_px_are_enlarged_to_the_least_side_that_a_setting_may_say(write_folder: WriteFolder) -> None:
+    dataset = load_dataset(str(write_folder({"train": 3, "val": 2}, size=(6, 5))))
+    assert dataset.img_size == 8
+    assert isinstance(dataset.train, ImageSplit)
+    assert dataset.train.images_NCHW.shape == (6, 3, 8, 8)
 
 
 def test_a_corrupt_image_is_named(write_folder: WriteFolder) -> None:

@@ -9,8 +9,10 @@ from types import SimpleNamespace
 from unittest import mock
 
 import pytest
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from ann2snn_distill import pipeline
 from ann2snn_distill.cli.app import run as run_command
@@ -72,6 +74,19 @@ def tiny(shades: Path) -> tuple[object, ...]:
     """Arguments of the shortest run: 36 images, three steps an epoch."""
     options = "--img-size 16 --batch-size 12 --epochs 2 --teacher-epochs 1 --timesteps 2 --device cpu --workers 0"
     return ("test_resnet", "--dataset", shades, *options.split())
+
+
+@pytest.fixture(scope="session")
+def taught_file() -> Callable[..., Path]:
+    """Write a checkpoint of a network for three classes."""
+
+    def write(path: Path, *, seed: int) -> Path:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), path)
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -76,6 +76,7 @@ def test_without_an_average_no_more_batches_are_drawn(converting, tiny_settings,
 
 def test_large_batches_come_in_equal_parts_and_only_the_averages_statistics_are_written(monkeypatch):
     monkeypatch.setattr(averaging, "BATCHES", 2)
+    monkeypatch.setattr(averaging, "_SMALL", 3)
     model = build_network("test_resnet", classes=3, img_size=16, stem="small", model_kwargs={}, seed=0)
     network = partitioned(model, img_size=16)
     student = SpikingNetwork(network, LIF, thresholds=uniform_thresholds(network.sites.neuron_names(), 1.0))
@@ -95,6 +96,6 @@ def test_large_batches_come_in_equal_parts_and_only_the_averages_statistics_are_
         expected = statistics_over(student, [x for batch in 6 * images[:2] for x in batch.chunk(3)], 2)
     state.restore(before)
     for _ in range(2):  # again, as after an interruption
-        averaging.renew_statistics(student, state, Batches(), epoch=5, timesteps=2, images=3)
+        averaging.renew_statistics(student, state, Batches(), epoch=5, timesteps=2, img_size=16)
         for name, tensor in state.tensors().items():
             assert torch.equal(tensor, expected.get(name.removeprefix("average."), before[name])), name

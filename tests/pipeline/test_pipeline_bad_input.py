@@ -268,3 +268,14 @@ def test_changed_weights_are_measured_as_they_are_and_the_difference_is_told(com
 def test_eval_on_data_of_other_classes_is_refused(command, trained, shades):
     done = command("eval", trained / "student.safetensors", "--dataset", shades, "--device", "cpu")
     refused(done, 1, "the file knows 10 classes and shades has 3")
+
+
+@pytest.mark.parametrize("torchcompile", [[], ["--torchcompile"]], ids=["plain", "compiled"])
+def test_one_image_at_once_that_a_batch_norm_cannot_train_on_is_refused(command, tmp_path, torchcompile):
+    options = (
+        "--dataset digits --img-size 8 --limit 4 --batch-size 1 --grad-accum-steps 4 --epochs 1 --teacher-epochs 1"
+    )
+    done = command("convert", "resnet10t", *options.split(), "--device", "cpu", *torchcompile, "--output", tmp_path)
+    assert done.code == 1
+    assert "one image at once leaves a batch norm of the ANN one value a channel" in done.err
+    assert "choose --batch-size 2 or more" in done.err

@@ -235,6 +235,22 @@ def test_a_state_of_other_data_is_refused(tiny_settings, converting, interruptin
         converting(settings.model_copy(update={"resume": "auto"}))
 
 
+def test_a_state_under_another_teacher_of_the_same_name_is_refused(
+    tiny_settings, converting, interrupting, taught_file, tmp_path
+):
+    file = taught_file(tmp_path / "teacher.safetensors", seed=0)
+    settings = tiny_settings(output=tmp_path / "run", checkpoint=str(file))
+    with pytest.raises(InterruptedRunError):
+        converting(settings, interrupting("hybrid"))
+    again = settings.model_copy(update={"resume": "auto"})
+    kept = file.read_bytes()
+    taught_file(file, seed=1)
+    with pytest.raises(BadInputError, match=r"other settings \(teacher_weights was \w+ and is \w+\)"):
+        converting(again)
+    file.write_bytes(kept)
+    converting(again)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_process_with_130_and_a_state(tiny, cache, command, tmp_path, number):
     folder = tmp_path / "run"

@@ -40,7 +40,8 @@ def test_images_are_normalised_for_a_teachers_file_as_they_were_when_it_was_trai
     )
     assert done.code == 0, done.err
     file = tmp_path / "teacher.safetensors"
-    again = command("teach", "test_resnet", "--dataset", shades, *options.split(), "--checkpoint", file)
+    ready = options.replace("--teacher-epochs 1 ", "")
+    again = command("teach", "test_resnet", "--dataset", shades, *ready.split(), "--checkpoint", file)
     assert again.code == 0, again.err
     first, second = json.loads(done.out), json.loads(again.out)
     assert second["epochs"] == 0
@@ -51,6 +52,48 @@ def test_images_are_normalised_for_a_teachers_file_as_they_were_when_it_was_trai
     assert said["mean"] != list(timm.create_model("test_resnet").pretrained_cfg["mean"])
     assert classes == sorted(path.name for path in (shades / "train").iterdir())
     assert "other names" not in again.err
+
+
+def test_a_teacher_that_is_ready_is_trained_on_by_teach_alone_and_where_that_is_asked_for(
+    command, shades, tiny, taught_file, tmp_path
+):
+    file = taught_file(tmp_path / "ready.safetensors", seed=3)
+    options = ("--dataset", shades, "--img-size", 16, "--batch-size", 12, "--device", "cpu", "--checkpoint", file)
+    for flags, epochs in (((), 0), (("--teacher-epochs", 2), 2), (("--epochs", 1), 1)):
+        done = command("teach", "test_resnet", *options, *flags, "--json", "--output", tmp_path / str(epochs))
+        assert done.code == 0, done.err
+        assert json.loads(done.out)["epochs"] == epochs
+    weights = [load_file(tmp_path / f"{epochs}/teacher.safetensors")["fc.weight"] for epochs in (0, 1, 2)]
+    assert torch.equal(weights[0], load_file(file)["fc.weight"])
+    assert not torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
+    run = command("convert", *tiny, "--checkpoint", file, "--teacher-epochs", 7, "--dry-run", "--json")
+    told = "--teacher-epochs 7 changes nothing: checkpoint:ready.safetensors has the data's classes"
+    assert any(told in warning for warning in json.loads(run.out)["warnings"])
+
+
+def test_mixing_that_ends_for_a_student_goes_on_for_its_teacher(command, shades, tmp_path):
+    options = (
+        "test_resnet",
+        "--dataset",
+        shades,
+        "--img-size",
+        16,
+        "--batch-size",
+        12,
+        "--device",
+        "cpu",
+        "--cutmix",
+        1,
+    )
+    done = command("teach", *options, "--teacher-epochs", 3, "--seed", 23)
+    assert done.code == 0, done.err
+    run = command(
+        "convert", *options, "--teacher-epochs", 3, "--seed", 23, "--epochs", 2, "--mixup-off-epoch", 1,
+        "--timesteps", 2, "--output", tmp_path / "run",
+    )  # fmt: skip
+    assert run.code == 0, run.err
+    assert "teacher: taken from" in run.err
 
 
 def test_a_teachers_file_for_other_classes_is_not_taken_in_silence(command, shades, tmp_path):

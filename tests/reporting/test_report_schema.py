@@ -50,6 +50,16 @@ def test_what_was_not_measured_is_null():
         assert set(content[part].values()) == {None}
 
 
+def test_a_drop_of_just_the_limit_is_within_it():
+    drops = [(100 * hits / 10_000, tenth / 10) for hits in range(9400, 9700, 7) for tenth in range(3, 21)]
+    assert any(teacher - (teacher - limit) > limit for teacher, limit in drops), "no difference here is rounded up"
+    for teacher, limit in drops:
+        report = Report.model_validate(BARE | {"drop": teacher - round(teacher - limit, 2)})
+        assert report.keeps_drop(limit)
+        assert not report.keeps_drop(limit - 0.001)
+    assert not Report.model_validate(BARE).keeps_drop(100)
+
+
 def test_numbers_are_not_rounded_and_survive_the_round_trip():
     report = Report.model_validate({**BARE, "student": {"model": "r", "top1": 100 * 1111 / 1137}})
     text = dumps(report)

@@ -13,6 +13,7 @@ from ann2snn_distill.errors import BadInputError, InterruptedRunError
 from ann2snn_distill.events import Caution, EpochDone, Note, StepsDone
 from ann2snn_distill.files import is_leftover
 from ann2snn_distill.interrupts import Interrupts
+from ann2snn_distill.training import divergence
 from ann2snn_distill.training import loop as looping
 from ann2snn_distill.training import resume as resuming
 from ann2snn_distill.training import state as states
@@ -255,6 +256,17 @@ def test_a_diverged_training_names_where_it_began_and_keeps_the_state_before(
     assert all(tensor.isfinite().all() for tensor in restart.tensors.values())
 
 
+def test_a_replay_that_does_not_fit_in_memory_is_no_failure_of_its_own(trained, network, tmp_path, monkeypatch):
+    def full(*given, **named):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(divergence, "plain_step", full)
+    with pytest.raises(BadInputError) as failure:
+        trained(network(), tmp_path, peak=1e30)
+    assert "no longer finite in epoch 1; where it began is not known, as a replay" in str(failure.value)
+    assert "lower the learning rate" in str(failure.value)
+
+
 def test_training_goes_on_from_the_state_that_a_divergence_left(trained, network, batches, tmp_path):
     whole = trained(network(0.5), tmp_path / "whole")
     with pytest.raises(BadInputError, match="epoch 2: it began in step 3"):
@@ -295,6 +307,17 @@ def test_a_state_of_another_run_is_refused_with_both_values(tmp_path):
     ResumeFolder(tmp_path, identity={"lr": 0.1, "opt": "sgd"}).save(Restart(1, TENSORS, ()))
     with pytest.raises(BadInputError, match=r"lr was 0\.1 and is 0\.2"):
         ResumeFolder(tmp_path, identity={"lr": 0.2, "opt": "sgd"}).load(anything_fits)
+
+
+def test_what_an_earlier_release_did_not_write_down_is_not_compared(tmp_path):
+    ResumeFolder(tmp_path, identity={"lr": 0.1}).save(Restart(1, TENSORS, ()))
+    now = {"lr": 0.1, "weights": "abc"}
+    assert ResumeFolder(tmp_path, identity=now, later=("weights",)).load(anything_fits)[0]
+    with pytest.raises(BadInputError, match="weights was None and is abc"):
+        ResumeFolder(tmp_path, identity=now).load(anything_fits)
+    ResumeFolder(tmp_path, identity=now | {"weights": "abd"}).save(Restart(2, TENSORS, ()))
+    with pytest.raises(BadInputError, match="weights was abd and is abc"):
+        ResumeFolder(tmp_path, identity=now, later=("weights",)).load(anything_fits)
 
 
 def test_a_state_of_a_newer_release_is_refused_and_stays(tmp_path, monkeypatch):
