@@ -79,7 +79,7 @@ FEW_TINY = Recipe(
 )  # fmt: skip
 """Images up to 16 px, fewer than 10,000 of them: digits."""
 
-FEW_SMALL = replace(FEW_TINY, epochs=60, teacher_epochs=60, aa="cifar10")
+FEW_SMALL = replace(FEW_TINY, epochs=150, teacher_epochs=200, aa="cifar10")
 """Small images, fewer than 10,000 of them: photographs need more steps than digits, and varied images."""
 
 SMALL = Recipe(
@@ -105,13 +105,15 @@ TUNING_LR = 0.1
 
 
 def recipe_for(*, img_size: int, images: int) -> Recipe:
-    """Return the recipe of a data set with so many training images of that side (pixels)."""
+    """Return the recipe of a data set with so many training images of that side (pixels), a batch of them at most."""
     few = images < _FEW_IMAGES
     if img_size > SMALL_IMAGE:
-        return FEW_LARGE if few else LARGE
-    if not few:
-        return SMALL
-    return FEW_TINY if img_size <= TINY_IMAGE else FEW_SMALL
+        recipe = FEW_LARGE if few else LARGE
+    elif not few:
+        recipe = SMALL
+    else:
+        recipe = FEW_TINY if img_size <= TINY_IMAGE else FEW_SMALL
+    return recipe if images >= recipe.batch_size else replace(recipe, batch_size=max(images, 1))
 
 
 def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: bool) -> dict[str, object]:

@@ -19,6 +19,7 @@ from ann2snn_distill.interrupts import Interrupts
 
 _LENGTH_BYTES = 8
 _MAX_INDEX_BYTES = 100_000_000  # the format's own limit
+_POINTER = b"version https://git-lfs"
 _COPY = "copy it again from where it came"
 
 
@@ -30,6 +31,18 @@ class TensorIndex:
     shapes: dict[str, tuple[int, ...]]
 
 
+def refuse_pointer(path: Path) -> None:
+    """Refuse the text that stands for a file that Git LFS has not fetched.
+
+    Raises:
+        BadInputError: it is one.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise BadInputError(f"{path} is a pointer of Git LFS and not the file itself; fetch it with git lfs pull")
+
+
 def read_index(path: Path) -> TensorIndex:
     """Read the index of a safetensors file without its tensors.
 
@@ -37,6 +50,7 @@ def read_index(path: Path) -> TensorIndex:
         BadInputError: the file is of another kind, truncated or damaged; each has its own text.
         OSError: it cannot be read.
     """
+    refuse_pointer(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(_LENGTH_BYTES + 1)

@@ -1,5 +1,7 @@
 """Defaults by kind of data: what was left open is filled in, what was given stays."""
 
+from dataclasses import replace
+
 import pytest
 
 from ann2snn_distill.config import ConvertSettings, FitSettings
@@ -27,6 +29,12 @@ def test_the_kind_of_data_is_a_matter_of_side_and_number():
     assert recipe_for(img_size=17, images=9_999) is FEW_SMALL
     assert recipe_for(img_size=16, images=9_999) is FEW_TINY
     assert recipe_for(img_size=16, images=10_000) is SMALL
+
+
+def test_a_default_batch_is_not_larger_than_the_data():
+    assert recipe_for(img_size=16, images=32) is FEW_TINY
+    assert recipe_for(img_size=16, images=20) == replace(FEW_TINY, batch_size=20)
+    assert recipe_for(img_size=224, images=63).batch_size == 63
 
 
 RECIPES = {"few tiny": FEW_TINY, "few": FEW_SMALL, "small": SMALL, "few large": FEW_LARGE, "large": LARGE}

@@ -104,7 +104,8 @@ def _job(run: NamedRun, data: Dataset) -> Job:
         determined_by["start"] = file_digest(settings.started_from, "`init`")
     text = json.dumps(determined_by, sort_keys=True, default=str)
     fingerprint = hashlib.blake2b(text.encode(), digest_size=_DIGITS // 2).hexdigest()
-    return Job(run.name, settings, run.varied, fingerprint)
+    varied = {name: getattr(settings, name) if value is None else value for name, value in run.varied.items()}
+    return Job(run.name, settings, varied, fingerprint)
 
 
 def _said_of(run: NamedRun, check: Any, *arguments: Any) -> Any:

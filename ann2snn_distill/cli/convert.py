@@ -1,18 +1,28 @@
 """`snn-distill convert`: teacher to SNN, checkpoint and report."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ann2snn_distill.cli import results
 from ann2snn_distill.cli.options import DryRun, Json, with_flags
 from ann2snn_distill.cli.output import emit, emit_json, outline, show
 from ann2snn_distill.cli.render import observing
-from ann2snn_distill.config import ConvertSettings
+from ann2snn_distill.config import CONFIG_FILE, ConvertSettings
 from ann2snn_distill.errors import GateMissedError
 from ann2snn_distill.events import Event, Observer, OutputChosen
 from ann2snn_distill.reporting.report import Report, dumps
 
 
-@with_flags(ConvertSettings, required=("dataset",), config=True)
+def _kept(values: Mapping[str, object]) -> Path | None:
+    """Return the settings in the folder that is to be gone on in, where the command names no model."""
+    folder = values.get("resume")
+    if folder in (None, "auto") or values.get("model") is not None:
+        return None
+    path = Path(str(folder)).expanduser() / CONFIG_FILE
+    return path if path.is_file() else None
+
+
+@with_flags(ConvertSettings, required=("dataset",), config=True, kept=_kept)
 def convert(settings: ConvertSettings, *, dry_run: DryRun = False, json: Json = False) -> None:
     """Turn a timm network into a distilled spiking network."""
     from ann2snn_distill import pipeline
@@ -20,7 +30,8 @@ def convert(settings: ConvertSettings, *, dry_run: DryRun = False, json: Json = 
     if dry_run:
         with observing() as observe:
             plan = pipeline.plan(settings, observe)
-        emit_json(plan) if json else show(*outline("plan", plan))
+        shown = plan | {"settings": {name: _exact(value) for name, value in plan["settings"].items()}}
+        emit_json(plan) if json else show(*outline("plan", shown))
         return
     folders: list[Path] = []
     try:
@@ -31,6 +42,11 @@ def convert(settings: ConvertSettings, *, dry_run: DryRun = False, json: Json = 
             _show(settings, error.report, folders, json=json)
         raise
     _show(settings, report, folders, json=json)
+
+
+def _exact(value: object) -> object:
+    """Return a number as it can be given again, and not rounded for a table."""
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def _keeping(folders: list[Path], observe: Observer) -> Observer:

@@ -21,6 +21,7 @@ _PHRASES = {
     "greater_than": "must be above {gt}",
     "less_than_equal": "must be at most {le}",
     "less_than": "must be below {lt}",
+    "listed": "must be {wanted}, separated by commas",
     "start": "must be teacher, scratch, or a student's .safetensors file",
     "batch": "must be a whole number of at least 1, or auto",
     "arguments": "must be short and plain values without {found}",

@@ -4,7 +4,7 @@ Every value reaches the model as text, and the model alone checks it: a bound st
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,6 +45,7 @@ def with_flags(
     positional: Positional = MODEL,
     required: tuple[str, ...] = (),
     config: bool = False,
+    kept: Callable[[Mapping[str, object]], Path | None] = lambda values: None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Turn `function(settings, *, extras)` into a command whose flags are the fields and the extras.
 
@@ -53,6 +54,7 @@ def with_flags(
         positional: the field that is given without a flag.
         required: further fields that the user must give.
         config: whether `--config FILE.toml` may give fields, too.
+        kept: the file that gives them for these flags where `--config` names none.
     """
 
     def compose(function: Callable[..., None]) -> Callable[..., None]:
@@ -60,9 +62,9 @@ def with_flags(
 
         def command(**values: Any) -> None:
             with exit_codes():
-                kept = {extra.name: values.pop(extra.name) for extra in extras}
-                file = values.pop("config", None)
-                function(resolve(settings, values, config=file, positional=positional, required=required), **kept)
+                own = {extra.name: values.pop(extra.name) for extra in extras}
+                file = values.pop("config", None) or kept(values)
+                function(resolve(settings, values, config=file, positional=positional, required=required), **own)
 
         parameters = [
             *_parameters(settings, positional, first=required),

@@ -1,4 +1,4 @@
-"""Progress on stderr: bars on a terminal; elsewhere one line a phase, notes and cautions."""
+"""Progress on stderr: bars on a terminal; elsewhere a line a phase and a minute. Notes and cautions on both."""
 
 import sys
 import time
@@ -23,6 +23,9 @@ from ann2snn_distill.events import (
 _BAR_WIDTH = 12
 _ROOM_BESIDE_LOSSES = 68
 """Columns that name, epochs, bar, percent, remaining time and speed take, so that a bar fits 80 columns."""
+
+_SILENCE = 60.0
+"""Seconds after which a line says how far a phase is, where there are no bars."""
 
 _TIMING = ("lr", "seconds", "images_per_second", "peak_memory_mib")
 _PARTS = ("student_", "branch_")
@@ -61,6 +64,9 @@ class ProgressObserver:
         self._task: TaskID | None = None
         self._phase = ""
         self._started = 0.0
+        self._said = 0.0
+        self._done = 0
+        self._total: int | None = None
         self._last: EpochDone | None = None
 
     def __call__(self, event: Event) -> None:
@@ -73,6 +79,7 @@ class ProgressObserver:
             case EpochDone():
                 self._last = event
                 self._update(description=f"{self._phase} {event.epoch}/{event.epochs}")
+                self._remind()
             case PhaseDone():
                 self._finish()
             case Note(text):
@@ -81,7 +88,8 @@ class ProgressObserver:
                 self._say(f"warning: {text}")
 
     def _start(self, name: str, total: int | None) -> None:
-        self._phase, self._started, self._last = name, time.perf_counter(), None
+        self._phase, self._last, self._done, self._total = name, None, 0, total
+        self._started = self._said = time.perf_counter()
         if self._progress is not None:
             self._remove_bar()
             self._task = self._progress.add_task(name, total=total, speed="", losses="")
@@ -93,13 +101,27 @@ class ProgressObserver:
             self._update(losses=_fitting(event.losses, self._console.width - _ROOM_BESIDE_LOSSES))
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task, event.steps)
+        self._done += event.steps
+        self._remind()
+
+    def _remind(self) -> None:
+        """Say how far the phase is, where no bar does and nothing was said for a while."""
+        if self._progress is not None or time.perf_counter() - self._said < _SILENCE:
+            return
+        share = f", {self._done / self._total:.0%}" if self._total else ""
+        if self._last is None:
+            self._say(f"{self._phase}{share}")
+        else:
+            epoch = f"epoch {self._last.epoch} of {self._last.epochs}"
+            self._say(f"{self._phase}: {epoch}{share}, {_summary(self._last.metrics)}")
 
     def _finish(self) -> None:
         self._remove_bar()
         seconds = time.perf_counter() - self._started
         text = f"{self._phase}: {seconds:.1f} s"
         if self._last is not None:
-            text = f"{self._phase}: {self._last.epoch} epochs, {seconds:.1f} s, {_summary(self._last.metrics)}"
+            epochs = "1 epoch" if self._last.epoch == 1 else f"{self._last.epoch} epochs"
+            text = f"{self._phase}: {epochs}, {seconds:.1f} s, {_summary(self._last.metrics)}"
         self._say(text)
 
     def _update(self, **fields: Any) -> None:
@@ -113,6 +135,7 @@ class ProgressObserver:
 
     def _say(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)
+        self._said = time.perf_counter()
 
 
 def _fitting(losses: Mapping[str, float], room: int) -> str:

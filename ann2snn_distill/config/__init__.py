@@ -5,9 +5,10 @@ Settings stop at the pipeline: the floors below it take plain keyword arguments.
 
 from ann2snn_distill.config.commands import BatchSettings, BenchSettings, EvalSettings, InspectSettings
 from ann2snn_distill.config.kinds import AutoAugmentName
-from ann2snn_distill.config.runs import ConvertSettings, FitSettings, NetworkSettings, TeachSettings
+from ann2snn_distill.config.runs import CONFIG_FILE, ConvertSettings, FitSettings, NetworkSettings, TeachSettings
 
 __all__ = [
+    "CONFIG_FILE",
     "AutoAugmentName",
     "BatchSettings",
     "BenchSettings",

@@ -1,8 +1,10 @@
 """Settings of the commands that train nothing of their own: batch, inspect, bench, eval."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from ann2snn_distill.config.arguments import ModelKwargs
 from ann2snn_distill.config.kinds import AmpDtypeName, Frozen, HomePath, NameOrPath, NeuronName, Percent, Positive
@@ -48,7 +50,19 @@ class InspectSettings(Frozen):
     )
 
 
-_Counts = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5}(,[1-9][0-9]{0,5})*$")]
+def _listed(pattern: str, wanted: str) -> AfterValidator:
+    """Refuse a text that `pattern` does not describe, with words for people."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise PydanticCustomError("listed", "{wanted}", {"wanted": wanted})
+        return value
+
+    return AfterValidator(check)
+
+
+_Counts = Annotated[str, _listed(r"[1-9][0-9]{0,5}(,[1-9][0-9]{0,5})*", "whole numbers of at least 1")]
+_Methods = Annotated[str, _listed(r"(hybrid|rate|bptt|ann)(,(hybrid|rate|bptt|ann))*", "hybrid, rate, bptt or ann")]
 
 
 class BenchSettings(Frozen):
@@ -57,9 +71,7 @@ class BenchSettings(Frozen):
     model: str = Field(description="timm name, or hf-hub:org/name")
     timesteps: _Counts = Field("2,4,8,16", description="numbers of timesteps T, separated by commas")
     batch_size: _Counts = Field("128", description="images a step, numbers separated by commas")
-    method: Annotated[str, Field(pattern=r"^(hybrid|rate|bptt|ann)(,(hybrid|rate|bptt|ann))*$")] = Field(
-        "hybrid,rate,bptt,ann", description="methods, separated by commas"
-    )
+    method: _Methods = Field("hybrid,rate,bptt,ann", description="methods, separated by commas")
     steps: Annotated[int, Field(ge=1, le=100_000)] = Field(20, description="timed steps of each, after warm-up")
     dataset: NameOrPath | None = Field(None, description="data whose batches are timed, too: a name or a folder")
     data_dir: HomePath | None = Field(None, description="where the data lie (default: data/ in the cache)")

@@ -26,6 +26,9 @@ from ann2snn_distill.config.kinds import (
     Start,
 )
 
+CONFIG_FILE = "config.toml"
+"""Where the settings of a run lie in its folder, as `--config` takes them."""
+
 
 class NetworkSettings(Frozen):
     """What is loaded and how it meets the data: shared by convert, teach, inspect and bench."""

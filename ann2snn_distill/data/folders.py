@@ -39,6 +39,8 @@ def list_folder(root: Path) -> Listing:
     if not held:
         raise BadInputError(f"{root} has neither val/ nor test/; {_LAYOUT}")
     classes = _class_names(root / "train")
+    if len(classes) == 1:
+        raise BadInputError(f"{root} has one class, {classes[0]}, and nothing to tell it from; add another class")
     for name in held:
         _refuse_other_classes(root, classes, name)
     val = _list_split(root / "val", classes) if len(held) == 2 else None

@@ -10,7 +10,7 @@ from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.evaluation.alignment import BranchScore, hybrid_scores
 from ann2snn_distill.events import Caution, Event, Note, Observer, OutputChosen
 from ann2snn_distill.files import write_text
-from ann2snn_distill.pipeline.distilling import Distillation, distilled, new_distillation
+from ann2snn_distill.pipeline.distilling import Distillation, distilled, guesses, new_distillation
 from ann2snn_distill.pipeline.gates import check_gates
 from ann2snn_distill.pipeline.guards import deterministic, interruptible
 from ann2snn_distill.pipeline.measuring import ACTIVITY_IMAGES, Measured, measured_beside, silent_neurons
@@ -31,6 +31,7 @@ from ann2snn_distill.pipeline.signs import failure_signs
 from ann2snn_distill.pipeline.students import student_from_header
 from ann2snn_distill.pipeline.summary import run_report, student_header
 from ann2snn_distill.pipeline.teachers import piece_of, ready_teacher
+from ann2snn_distill.pipeline.watching import Watched
 from ann2snn_distill.reporting.html_report import to_html_report
 from ann2snn_distill.reporting.markdown import to_markdown
 from ann2snn_distill.reporting.report import Report, dumps
@@ -67,6 +68,8 @@ def _run(run: Prepared, observe: Observer, cautions: list[str]) -> Report:
         observe(Caution(text))
     taught = ready_teacher(run.loaded, run.settings, run.settings, run.dataset, run.device, observe)
     work = new_distillation(run, taught)
+    if (doubt := guesses(work)) is not None:
+        observe(Caution(doubt))
     state, result = distilled(work, observe)
     return _conclude(work, state, result, cautions, observe)
 
@@ -76,7 +79,7 @@ def _conclude(
 ) -> Report:
     """Save the student, measure the very file that was saved, and write the report."""
     run, path = work.run, work.run.folder / STUDENT_FILE
-    test = work.evaluation(run.dataset.test)
+    test = Watched("test images", len(run.dataset.test), work.evaluation(run.dataset.test), observe)
     evaluated = state.evaluated()
     tensors = {name: evaluated[name] for name in work.student.weight_names()}
     with state.as_evaluated():

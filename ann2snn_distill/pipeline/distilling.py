@@ -13,6 +13,7 @@ from ann2snn_distill.data.batches import ClosableBatches, TrainBatches, train_ba
 from ann2snn_distill.data.splits import ImageSplit, Split, spread
 from ann2snn_distill.distillation.branches import HybridBranches
 from ann2snn_distill.distillation.fitting import fit_projections
+from ann2snn_distill.evaluation.accuracy import top1
 from ann2snn_distill.evaluation.totals import exact_float32
 from ann2snn_distill.events import Caution, Note, Observer
 from ann2snn_distill.files import file_digest
@@ -123,6 +124,21 @@ class Distillation:
             probe=_first_images(self.run, self.taught, _PROBE_IMAGES).to(self.run.device),
             validation=held_out,
         )
+
+
+def guesses(work: Distillation) -> str | None:
+    """Return a sentence if the teacher is no better than chance on training images, else None."""
+    run = work.run
+    split, classes = spread(run.dataset.train, _CALIBRATION_IMAGES), len(run.dataset.classes)
+    batches = _batches_of(run, work.taught, split, run.device, workers=0)
+    share = top1(work.teacher, batches) / 100
+    chance = 1 / classes
+    if share > chance + 3 * (chance * (1 - chance) / len(split)) ** 0.5:
+        return None
+    return (
+        f"the teacher has {share:.0%} of {len(split)} training images right, no more than a guess has: its "
+        "weights, or the order of its classes, are others than the data's; give another --checkpoint, or none"
+    )
 
 
 def new_distillation(run: Prepared, taught: Taught) -> Distillation:

@@ -24,6 +24,7 @@ from ann2snn_distill.pipeline.measuring import (
     silent_neurons,
 )
 from ann2snn_distill.pipeline.students import student_from_header
+from ann2snn_distill.pipeline.watching import Watched
 from ann2snn_distill.reporting.report import Report, StudentResult, TeacherResult, TrainingResult
 from ann2snn_distill.reporting.versions import versions
 
@@ -70,7 +71,9 @@ def evaluate(
         observe(Caution(text))
     steps = timesteps or header.timesteps
     observe(Note(f"{header.student} on {data.name}: {len(data.test):,} test images, T = {steps}"))
-    measured = _measured(student, data.test, steps, header=header, how=how, device=chosen, workers=workers)
+    measured = _measured(
+        student, data.test, steps, header=header, how=how, device=chosen, workers=workers, observe=observe
+    )
     silent = silent_neurons(measured)
     for text in silent:
         observe(Caution(text))
@@ -87,6 +90,7 @@ def _measured(
     how: EvaluationNumerics,
     device: torch.device,
     workers: int,
+    observe: Observer,
 ) -> Measured:
     """Measure accuracy on the whole test split, and activity on a sample of it."""
     whole, sample = (
@@ -101,7 +105,8 @@ def _measured(
         )
         for split in (test, spread(test, ACTIVITY_IMAGES))
     )
-    return measured_beside(top1_at(student, whole, steps), student, sample, steps)
+    watched = Watched("test images", len(test), whole, observe)
+    return measured_beside(top1_at(student, watched, steps), student, sample, steps)
 
 
 def _report(

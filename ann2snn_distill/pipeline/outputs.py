@@ -10,7 +10,7 @@ from typing import Any
 
 import tomli_w
 
-from ann2snn_distill.config import ConvertSettings
+from ann2snn_distill.config import CONFIG_FILE, ConvertSettings
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.files import is_leftover, remove_leftovers, write_text
 from ann2snn_distill.locks import locked
@@ -19,7 +19,6 @@ STUDENT_FILE = "student.safetensors"
 REPORT_FILE = "report.json"
 MARKDOWN_FILE = "report.md"
 HTML_FILE = "report.html"
-CONFIG_FILE = "config.toml"
 METRICS_FILE = "metrics.jsonl"
 RESUME_FOLDER = "resume"
 LOCK_FILE = ".lock"

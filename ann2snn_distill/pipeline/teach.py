@@ -26,6 +26,7 @@ from ann2snn_distill.pipeline.outputs import alone_in
 from ann2snn_distill.pipeline.planning import dataset_of, fitted
 from ann2snn_distill.pipeline.refusing import check_fit
 from ann2snn_distill.pipeline.teachers import execution_of, load_teacher, ready_teacher
+from ann2snn_distill.pipeline.watching import Watched
 from ann2snn_distill.recipes import recipe_for, resolved_fit
 from ann2snn_distill.teacher import LoadedNetwork
 from ann2snn_distill.teacher.classes import classes_metadata
@@ -62,7 +63,7 @@ def _teach(settings: TeachSettings, device: torch.device, target: Path | None, o
     if settings.batch_size == "auto":
         resolved = fitted(resolved, _memory(resolved, loaded, data, device), device)
     taught = ready_teacher(loaded, resolved, resolved, data, device, observe)
-    accuracy = _accuracy(taught.network, data, device, workers=settings.workers)
+    accuracy = _accuracy(taught.network, data, device, workers=settings.workers, observe=observe)
     if target is not None:
         _write(target, taught.network, data.classes)
     return {
@@ -83,7 +84,7 @@ def _resolved(settings: TeachSettings, data: Dataset, device: torch.device) -> T
     return settings.model_copy(update={**defaults, **own})
 
 
-def _accuracy(network: LoadedNetwork, data: Dataset, device: torch.device, *, workers: int) -> float:
+def _accuracy(network: LoadedNetwork, data: Dataset, device: torch.device, *, workers: int, observe: Observer) -> float:
     """Return the top-1 accuracy on the test split; the network stays on the device."""
     batches = evaluation_batches(
         data.test,
@@ -94,7 +95,7 @@ def _accuracy(network: LoadedNetwork, data: Dataset, device: torch.device, *, wo
         device=device,
         workers=workers,
     )
-    return top1(network.module.to(device).eval(), batches)
+    return top1(network.module.to(device).eval(), Watched("test images", len(data.test), batches, observe))
 
 
 def _write(target: Path, network: LoadedNetwork, classes: Sequence[str]) -> None:
@@ -114,7 +115,11 @@ def _memory(settings: TeachSettings, loaded: LoadedNetwork, data: Dataset, devic
 
 
 def _refuse_fixed(settings: TeachSettings) -> None:
-    """Refuse what the teacher's recipe fixes, rather than ignore it."""
+    """Refuse what the teacher's recipe fixes, and two numbers of epochs, rather than ignore them."""
+    if None not in (settings.epochs, settings.teacher_epochs) and settings.epochs != settings.teacher_epochs:
+        raise UsageError(
+            f"--epochs {settings.epochs} and --teacher-epochs {settings.teacher_epochs} both say how long; give one"
+        )
     fixed = ("lr", "weight_decay", "warmup_epochs", "model_ema")
     given = [name for name in fixed if getattr(settings, name) != TeachSettings.model_fields[name].default]
     if given:

@@ -18,7 +18,7 @@ def to_html_report(report: Report, lines: Lines) -> str:
     student, teacher = report.student, report.teacher
     told = (
         f"teacher {_percent(teacher.top1)} ({teacher.source}), student {_percent(student.top1)} at "
-        f"T = {report.timesteps}: {report.drop:.2f} points below"
+        f"T = {report.timesteps}: {abs(report.drop):.2f} points {'below' if report.drop >= 0 else 'above'}"
         if report.drop is not None
         else "not measured"
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.teacher.classes import read_classes
 from ann2snn_distill.teacher.normalisation import Normalisation, read_normalisation
-from ann2snn_distill.tensorfile import read_whole
+from ann2snn_distill.tensorfile import read_whole, refuse_pointer
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
 SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
@@ -90,6 +90,7 @@ def _check_file(path: Path) -> None:
         raise BadInputError(f"{path} is not a checkpoint that can be read; files ending in {', '.join(SUFFIXES)} are")
     if not path.stat().st_size:
         raise BadInputError(f"{path} is empty; copy or download it again")
+    refuse_pointer(path)
 
 
 def _near_files(path: Path) -> str:

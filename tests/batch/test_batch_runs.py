@@ -194,7 +194,7 @@ def test_two_runs_that_compute_the_same_are_refused_before_anything_starts(runs,
         (("test_resnet", "test_resnt"), r"run .*: timm knows no model 'test_resnt'; did you mean"),
         (('"digits"', '"digitz"'), r"run .*: unknown data set \"digitz\"; did you mean digits"),
         (("limit = 64", "limit = 99999"), r"run .*: --limit 99999 asks for more than the"),
-        (("limit = 64", "limit = 16"), r"run .*: a batch of 32 is larger than the 16"),
+        (("limit = 64", "limit = 16\nbatch_size = 32"), r"run .*: a batch of 32 is larger than the 16"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(runs, batch, tmp_path, change, text):

@@ -1,4 +1,4 @@
-"""Progress: bars on a terminal, a line a phase elsewhere, never a step."""
+"""Progress: bars on a terminal; elsewhere a line a phase, and one a minute in a long one."""
 
 import io
 
@@ -36,6 +36,21 @@ def test_without_a_terminal_there_is_one_line_a_phase(capsys):
     assert lines[1].endswith("s, loss 0.125 top1 98.5")
     assert lines[2] == "warning: spikes are rare"
     assert lines[3].startswith("evaluating: ")
+
+
+def test_without_a_terminal_a_long_phase_says_how_far_it_is_once_a_minute(monkeypatch, capsys):
+    now = iter(range(0, 10_000, 25))  # seconds; every look at the clock takes 25
+    monkeypatch.setattr(render.time, "perf_counter", lambda: next(now))
+    with render.observing() as observe:
+        observe(PhaseStarted("training", total=40))
+        for _ in range(4):
+            observe(StepsDone(4))
+        observe(EpochDone(1, 2, {"images_per_second": 1234.5, "loss": 0.5}))
+        for _ in range(5):
+            observe(StepsDone(4))
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["training, 30%", "training: epoch 1 of 2, 50%, 1,234 images/s, loss 0.5",
+                    "training: epoch 1 of 2, 80%, 1,234 images/s, loss 0.5"]  # fmt: skip
 
 
 def test_on_a_terminal_bars_show_speed_losses_and_epochs(monkeypatch):

@@ -34,6 +34,30 @@ def test_flags_reach_the_pipeline_as_settings(run, pipeline):
     assert not settings.download
 
 
+def test_a_run_is_gone_on_with_by_its_folder_alone(run, pipeline, tmp_path):
+    (tmp_path / "config.toml").write_text('model = "test_resnet"\ndataset = "digits"\ntimesteps = 6\nlr = 0.5\n')
+    done = run("convert", "--resume", tmp_path, "--lr", 0.25)
+    assert done.code == 0, done.err
+    settings = settings_of(pipeline)
+    assert (settings.model, settings.timesteps, settings.lr) == ("test_resnet", 6, 0.25)
+    assert settings.resume == str(tmp_path)
+    for folder in (tmp_path / "none", "auto"):
+        missing = run("convert", "--resume", folder)
+        assert missing.code == 2
+        assert "MODEL is missing" in missing.err
+
+
+def test_lists_that_do_not_fit_are_told_what_would(run, pipeline):
+    for flag, value, wanted in (
+        ("--timesteps", "2,x", "whole numbers of at least 1"),
+        ("--batch-size", "-1", "whole numbers of at least 1"),
+        ("--method", "foo", "hybrid, rate, bptt or ann"),
+    ):
+        done = run("bench", "resnet18", flag, value)
+        assert done.code == 2
+        assert f"{flag} must be {wanted}, separated by commas, not {value}" in done.err
+
+
 def test_saying_no_to_learnt_decays_is_the_same_as_saying_nothing(run, pipeline):
     for flags in ("--no-learn-decay", "", "--learn-decay"):
         assert run("convert", "test_resnet", "--dataset", "digits", *flags.split()).code == 0

@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -244,6 +245,14 @@ def test_what_is_missing_from_a_folder_is_said(write_folder: WriteFolder, tmp_pa
     (tmp_path / "d" / "train").mkdir(parents=True)
     (tmp_path / "d" / "val").mkdir()
     assert "train holds no class folders" in refused(tmp_path / "d")
+
+
+def test_one_class_has_nothing_to_be_told_from(write_folder: WriteFolder) -> None:
+    root = write_folder({"train": 2, "val": 1})
+    for split in ("train", "val"):
+        shutil.rmtree(root / split / "bee")
+    with pytest.raises(BadInputError, match="has one class, ant, and nothing to tell it from; add another class"):
+        load_dataset(str(root))
 
 
 def test_classes_that_differ_are_named(write_folder: WriteFolder) -> None:

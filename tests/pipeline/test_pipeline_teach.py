@@ -72,6 +72,17 @@ def test_a_teacher_that_is_ready_is_trained_on_by_teach_alone_and_where_that_is_
     assert any(told in warning for warning in json.loads(run.out)["warnings"])
 
 
+def test_a_teacher_that_guesses_is_told_before_a_student_is_distilled(command, tiny, taught_file, tmp_path):
+    file = taught_file(tmp_path / "other.safetensors", seed=5)
+    run = command("convert", *tiny, "--checkpoint", file, "--output", tmp_path / "run")
+    assert run.code == 0, run.err
+    lines = run.err.splitlines()
+    told = [index for index, line in enumerate(lines) if "of 36 training images right, no more than a guess" in line]
+    assert told
+    assert told[0] < next(index for index, line in enumerate(lines) if line.startswith("hybrid test_resnet: "))
+    assert any(line.startswith("test images: ") for line in lines)
+
+
 def test_mixing_that_ends_for_a_student_goes_on_for_its_teacher(command, shades, tmp_path):
     options = (
         "test_resnet",
@@ -134,6 +145,9 @@ def test_a_teacher_is_trained_by_the_optimiser_of_the_run(command, shades, tiny,
 
 
 def test_teach_refuses_what_its_recipe_fixes(command, tmp_path):
+    twice = command("teach", "test_resnet", "--dataset", "digits", "--epochs", 1, "--teacher-epochs", 2)
+    assert twice.code == 2
+    assert "--epochs 1 and --teacher-epochs 2 both say how long; give one" in twice.err
     done = command("teach", "test_resnet", "--dataset", "digits", "--lr", 0.3, "--model-ema", 0.9)
     assert done.code == 2
     assert "--lr and --model-ema cannot be set for a teacher in this release" in done.err

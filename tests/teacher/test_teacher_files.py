@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.teacher.files import read_tensors
+from ann2snn_distill.tensorfile import read_index
 
 TENSORS = {"a.weight": torch.arange(600.0).reshape(2, 300), "a.bias": torch.ones(2)}
 
@@ -86,6 +87,15 @@ def test_a_truncated_file_is_called_damaged(tmp_path, name, share):
         torch.save(TENSORS, path, _use_new_zipfile_serialization=name == "net.pth")
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     assert "is damaged, or no checkpoint" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
+def test_a_pointer_of_git_lfs_is_called_one(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n")
+    assert "is a pointer of Git LFS and not the file itself; fetch it with git lfs pull" in refusal(path)
+    with pytest.raises(BadInputError, match="pointer of Git LFS"):
+        read_index(path)
 
 
 @pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
