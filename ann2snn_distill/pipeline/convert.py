@@ -7,6 +7,7 @@ from ann2snn_distill.checkpoint import load_checkpoint, save_checkpoint
 from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.data.splits import spread
 from ann2snn_distill.errors import BadInputError
+from ann2snn_distill.evaluation.accuracy import top1
 from ann2snn_distill.evaluation.alignment import BranchScore, hybrid_scores
 from ann2snn_distill.events import Caution, Event, Note, Observer, OutputChosen
 from ann2snn_distill.files import write_text
@@ -27,7 +28,7 @@ from ann2snn_distill.pipeline.outputs import (
     prepare_output,
 )
 from ann2snn_distill.pipeline.planning import Prepared, prepare
-from ann2snn_distill.pipeline.signs import failure_signs
+from ann2snn_distill.pipeline.signs import failure_signs, foreknown
 from ann2snn_distill.pipeline.students import student_from_header
 from ann2snn_distill.pipeline.summary import run_report, student_header
 from ann2snn_distill.pipeline.teachers import piece_of, ready_teacher
@@ -89,7 +90,8 @@ def _conclude(
     scores = hybrid_scores(saved, work.branches, test, run.settings.timesteps)
     sample = work.evaluation(spread(run.dataset.test, ACTIVITY_IMAGES))
     measured = measured_beside(scores.top1_at, saved, sample, run.settings.timesteps)
-    for text in (*silent_neurons(measured), *_signs(run, result, scores.branches, measured)):
+    signs = (*_signs(run, result, scores.branches, measured), *_foreknown(work, scores.teacher_top1))
+    for text in (*silent_neurons(measured), *signs):
         observe(Caution(text))
     training = {
         **header.training,
@@ -111,6 +113,14 @@ def _signs(run: Prepared, result: FitResult, scores: tuple[BranchScore, ...], me
         peak_mib=result.peak_memory_mib,
         estimated_mib=run.memory.of(piece_of(run.settings)),
     )
+
+
+def _foreknown(work: Distillation, test_top1: float) -> list[str]:
+    val, test = work.run.dataset.val, work.run.dataset.test
+    if val is None:
+        return []
+    held_out = top1(work.teacher, work.evaluation(val))
+    return foreknown(held_out, test_top1, held_out_images=len(val), test_images=len(test))
 
 
 def _write(folder: Path, report: Report, result: FitResult) -> None:

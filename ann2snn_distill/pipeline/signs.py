@@ -21,6 +21,8 @@ _AS_GOOD = 1.0
 """Fewer points than that between them: whatever its cosine is, the teacher's tail reads the branch's features."""
 _BEYOND = 1.5
 """Measured memory over the estimate, which does not grow with T but for one layer at a time."""
+_ERRORS = 4.0
+"""Standard errors between two accuracies that chance does not explain."""
 
 
 def failure_signs(
@@ -42,6 +44,26 @@ def failure_signs(
     """
     led = {score.name for score in scores if student_top1 - score.top1 < _AS_GOOD}
     return [*_unaligned(history, led), *_left_behind(scores, student_top1), *_grown(peak_mib, estimated_mib)]
+
+
+def foreknown(held_out: float, test: float, *, held_out_images: int, test_images: int) -> list[str]:
+    """Return a sentence if the teacher is better on held-out images than on test images, as one that has seen them is.
+
+    Args:
+        held_out: its accuracy on the images held out from training, percent.
+        test: its accuracy on test images, percent.
+        held_out_images: how many they are.
+        test_images: how many they are.
+    """
+    mean = (held_out * held_out_images + test * test_images) / (held_out_images + test_images)
+    error = (mean * (100 - mean) * (1 / held_out_images + 1 / test_images)) ** 0.5
+    if held_out - test <= _ERRORS * error:
+        return []
+    return [
+        f"the teacher has {held_out:.2f} % of the held-out images right and {test:.2f} % of the test's: it was "
+        "probably trained on them, so validation favours students that follow it closely; train it by "
+        "`snn-distill teach` with the same --val-split and --seed"
+    ]
 
 
 def _unaligned(history: Sequence[Mapping[str, Any]], led: Collection[str]) -> Iterator[str]:

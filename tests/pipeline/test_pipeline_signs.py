@@ -3,7 +3,7 @@
 import pytest
 
 from ann2snn_distill.evaluation.alignment import BranchScore
-from ann2snn_distill.pipeline.signs import failure_signs
+from ann2snn_distill.pipeline.signs import failure_signs, foreknown
 
 
 def lines(**cosines):
@@ -64,3 +64,21 @@ def test_memory_beyond_the_estimate_is_told():
     (told,) = signs(peak=1600.0)
     assert "training took 1,600 MiB, and 1,000 were expected" in told
     assert signs(peak=1400.0) == signs(peak=None) == []
+
+
+@pytest.mark.parametrize(
+    ("held_out", "test", "images", "seen"),
+    [
+        (99.7, 96.6, 10_000, True),
+        (97.1, 96.6, 10_000, False),  # two standard errors: chance
+        (99.0, 96.0, 200, False),  # so few images tell nothing
+        (90.0, 96.6, 10_000, False),  # harder images are no sign
+        (100.0, 100.0, 36, False),
+        (0.0, 0.0, 36, False),
+    ],
+)
+def test_a_teacher_that_has_seen_the_held_out_images_is_told(held_out, test, images, seen):
+    told = foreknown(held_out, test, held_out_images=images, test_images=10_000)
+    assert bool(told) is seen
+    if seen:
+        assert f"{held_out:.2f} % of the held-out images right and {test:.2f} % of the test's" in told[0]

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -161,3 +162,23 @@ def test_images_that_stay_on_the_device_are_shifted_whatever_their_side(img_size
 
 def test_streamed_images_have_no_padded_crop(shades):
     assert augmentation_of(FitSettings(), load_dataset(str(shades), img_size=96)).crop_padding == 0
+
+
+def test_a_teacher_that_has_seen_the_held_out_images_is_told(command, tmp_path):
+    """Labels by chance: what is right beyond chance was learnt by heart."""
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 60), ("test", 60)):
+        for label in ("heads", "tails"):
+            (tmp_path / "coins" / split / label).mkdir(parents=True)
+            for index in range(count):
+                pixels = torch.randint(0, 256, (16, 16, 3), generator=generator, dtype=torch.uint8)
+                Image.fromarray(pixels.numpy()).save(tmp_path / "coins" / split / label / f"{index}.png")
+    data = ("--dataset", tmp_path / "coins", "--img-size", 16, "--batch-size", 20, "--device", "cpu", "--aa", "none")
+    learnt = command("teach", "test_resnet", *data, "--teacher-epochs", 30, "--output", tmp_path / "teacher")
+    assert learnt.code == 0, learnt.err
+    split = ("--val-split", 0.5, "--epochs", 1, "--timesteps", 2, "--json")
+    seen = ("--checkpoint", tmp_path / "teacher" / "teacher.safetensors")
+    for flags, told in ((seen, True), (("--teacher-epochs", 30), False)):
+        done = command("convert", "test_resnet", *data, *split, *flags, "--output", tmp_path / str(told))
+        assert done.code == 0, done.err
+        assert any("it was probably trained on them" in line for line in json.loads(done.out)["warnings"]) is told
