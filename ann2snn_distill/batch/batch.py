@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ann2snn_distill.batch.jobs import Job, NamedRun, resolved_jobs
 from ann2snn_distill.batch.records import Records, alone
-from ann2snn_distill.batch.runner import Board, Runner, RunView, Slot, Watch, outcome
+from ann2snn_distill.batch.runner import Board, Runner, RunView, Slot, Watch
 from ann2snn_distill.batch.summing import summed
 from ann2snn_distill.files import write_text
 from ann2snn_distill.reporting.batch_summary import BatchSummary, to_csv
@@ -80,8 +80,10 @@ def _view(job: Job, records: Records, *, retry_failed: bool) -> RunView:
     record = records.of(job)
     if record.state == "failed" and not retry_failed:
         return RunView(job, "failed", record.error or "")
-    report = records.report(job)
-    return RunView(job, "waiting" if report is None else "finished", outcome(report))
+    view, report = RunView(job, "waiting"), records.report(job)
+    if report is not None:
+        view.finish(report)
+    return view
 
 
 def _write(title: str, board: Board, records: Records) -> BatchSummary:

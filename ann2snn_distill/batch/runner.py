@@ -13,7 +13,9 @@ from typing import Literal
 from ann2snn_distill.batch.jobs import Job
 from ann2snn_distill.batch.records import Records
 from ann2snn_distill.errors import GateMissedError, InterruptedRunError
+from ann2snn_distill.pipeline.gates import check_gates
 from ann2snn_distill.pipeline.outputs import METRICS_FILE
+from ann2snn_distill.reporting.batch_summary import RunState
 from ann2snn_distill.reporting.report import Report
 
 State = Literal["waiting", "running", "finished", "failed", "interrupted"]
@@ -26,12 +28,31 @@ _FINISHED_CODES = (0, GateMissedError.exit_code)
 
 @dataclass
 class RunView:
-    """A run as it stands: `detail` is its progress, its result or the reason of its failure."""
+    """A run as it stands.
+
+    Attributes:
+        job: what is run.
+        state: how far it is.
+        detail: its progress, its result or the reason of its failure.
+        gate: which gates it missed, once it is finished.
+        seconds: since its start.
+    """
 
     job: Job
     state: State
     detail: str = ""
+    gate: str | None = None
     seconds: float = 0.0
+
+    @property
+    def shown(self) -> RunState:
+        """Its state for a reader, to whom a missed gate is no success."""
+        return "missed" if self.gate else self.state
+
+    def finish(self, report: Report) -> None:
+        """Take over what the finished run found."""
+        self.state, self.gate = "finished", _missed_gates(self.job, report)
+        self.detail = self.gate or _outcome(report)
 
 
 Board = Sequence[RunView]
@@ -54,12 +75,20 @@ class _Running:
     started: float = field(default_factory=time.monotonic)
 
 
-def outcome(report: Report | None) -> str:
+def _outcome(report: Report) -> str:
     """Say what a run found, in a few words."""
-    if report is None or report.student.top1 is None:
+    if report.student.top1 is None:
         return ""
     drop = "" if report.drop is None else f", drop {report.drop:.2f} points"
     return f"student {report.student.top1:.2f} %{drop}"
+
+
+def _missed_gates(job: Job, report: Report) -> str | None:
+    try:
+        check_gates(job.settings, report)
+    except GateMissedError as error:
+        return str(error).removesuffix("; all files are written")
+    return None
 
 
 class Runner:
@@ -133,10 +162,12 @@ class Runner:
             view.state, view.detail = "interrupted", "its state is kept"
             return
         report = records.report(view.job) if code in _FINISHED_CODES else None
-        reason = self._reason(running, code) if report is None else None
-        view.state = "finished" if report is not None else "failed"
-        view.detail = reason or outcome(report)
-        records.keep(view.job, records.of(view.job).model_copy(update={"state": view.state, "error": reason}))
+        if report is not None:
+            view.finish(report)
+        else:
+            view.state, view.detail = "failed", self._reason(running, code)
+        error = view.detail if report is None else None
+        records.keep(view.job, records.of(view.job).model_copy(update={"state": view.state, "error": error}))
 
     def _reason(self, running: _Running, code: int) -> str:
         path = self._records.path(running.view.job, ".log")

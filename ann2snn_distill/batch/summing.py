@@ -5,8 +5,6 @@ from collections.abc import Iterable, Sequence
 
 from ann2snn_distill.batch.records import Records
 from ann2snn_distill.batch.runner import Board, RunView
-from ann2snn_distill.errors import GateMissedError
-from ann2snn_distill.pipeline.gates import check_gates
 from ann2snn_distill.reporting.batch_summary import BatchSummary, GroupSummary, RunSummary
 from ann2snn_distill.reporting.report import Report
 
@@ -21,13 +19,12 @@ def _run(view: RunView, records: Records) -> RunSummary:
     job = view.job
     settings = job.settings
     report = records.report(job) if view.state == "finished" else None
-    gate = None if report is None else _missed(view, report)
     known = RunSummary(
         name=job.name,
         fingerprint=job.fingerprint,
         folder=records.folder(job).name,
-        state=view.state if gate is None else "missed",
-        reason=gate or (view.detail if view.state == "failed" else None),
+        state=view.shown,
+        reason=view.gate or (view.detail if view.state == "failed" else None),
         varied=job.varied,
         model=settings.model,
         student=settings.student or settings.model,
@@ -50,14 +47,6 @@ def _found(report: Report) -> dict[str, object]:
         "energy_mj": report.energy.snn_mj,
         "training": report.training,
     }
-
-
-def _missed(view: RunView, report: Report) -> str | None:
-    try:
-        check_gates(view.job.settings, report)
-    except GateMissedError as error:
-        return str(error).removesuffix("; all files are written")
-    return None
 
 
 def _groups(runs: Sequence[RunSummary]) -> Iterable[GroupSummary]:

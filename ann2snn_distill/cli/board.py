@@ -14,8 +14,16 @@ from rich.table import Table
 if TYPE_CHECKING:
     from ann2snn_distill.batch import Board, RunView
 
-_STYLES = {"running": "cyan", "finished": "green", "failed": "red", "interrupted": "yellow", "waiting": "dim"}
-_ORDER = ("running", "failed", "interrupted", "finished", "waiting")
+_STYLES = {
+    "running": "cyan",
+    "finished": "green",
+    "missed": "yellow",
+    "failed": "red",
+    "interrupted": "yellow",
+    "waiting": "dim",
+}
+_ORDER = ("running", "failed", "missed", "interrupted", "finished", "waiting")
+_ENDED = ("finished", "missed", "failed")
 _BESIDE_ROWS = 6
 """Lines of the terminal that are no rows: title, heading, rule, what is not shown, and the prompt."""
 
@@ -42,11 +50,11 @@ class _Lines:
     def __call__(self, board: "Board") -> None:
         if not self._said:
             self._say(counts(board))
-            self._said = {view.job.name: view.state for view in board if view.state in ("finished", "failed")}
+            self._said = {view.job.name: view.shown for view in board if view.shown in _ENDED}
         for view in board:
-            if view.state != self._said.get(view.job.name, "waiting"):
-                self._said[view.job.name] = view.state
-                self._say(f"{view.job.name}: {view.state}{_time(view)}{_reason(view)}")
+            if view.shown != self._said.get(view.job.name, "waiting"):
+                self._said[view.job.name] = view.shown
+                self._say(f"{view.job.name}: {view.shown}{_time(view)}{_reason(view)}")
 
     def _say(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)
@@ -57,10 +65,10 @@ def live_table(board: "Board", *, rows: int) -> Table:
     built = Table(box=box.SIMPLE_HEAD, title=counts(board), title_justify="left", title_style="bold", expand=True)
     for name, ratio in (("run", 3), ("state", None), ("time", None), ("progress", 4)):
         built.add_column(name, ratio=ratio, no_wrap=True, overflow="ellipsis")
-    ordered = sorted(board, key=lambda view: _ORDER.index(view.state))
+    ordered = sorted(board, key=lambda view: _ORDER.index(view.shown))
     shown = ordered[: max(rows, 1)]
     for view in shown:
-        built.add_row(view.job.name, view.state, _clock(view.seconds), view.detail, style=_STYLES[view.state])
+        built.add_row(view.job.name, view.shown, _clock(view.seconds), view.detail, style=_STYLES[view.shown])
     if len(shown) < len(ordered):
         built.add_row(f"and {len(ordered) - len(shown)} more", style="dim")
     return built
@@ -68,7 +76,7 @@ def live_table(board: "Board", *, rows: int) -> Table:
 
 def counts(board: "Board") -> str:
     """Say how many runs there are in each state."""
-    states = [view.state for view in board]
+    states = [view.shown for view in board]
     told = ", ".join(f"{states.count(state)} {state}" for state in _ORDER if state in states)
     return f"{len(board)} runs: {told}"
 
@@ -80,8 +88,8 @@ def _clock(seconds: float) -> str:
 
 
 def _time(view: "RunView") -> str:
-    return f" after {view.seconds:.0f} s" if view.state in ("finished", "failed") and view.seconds else ""
+    return f" after {view.seconds:.0f} s" if view.shown in _ENDED and view.seconds else ""
 
 
 def _reason(view: "RunView") -> str:
-    return f" ({view.detail})" if view.state in ("failed", "finished") and view.detail else ""
+    return f" ({view.detail})" if view.shown in _ENDED and view.detail else ""

@@ -4,6 +4,7 @@ import json
 from collections.abc import Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ def _readable(listing: Listing) -> tuple[Listing, tuple[str, ...]]:
         return _without(split, bad)
 
     train, val = checked(listing.train), None if listing.val is None else checked(listing.val)
-    return Listing(listing.classes, train, val, checked(listing.test)), tuple(left_out)
+    return replace(listing, train=train, val=val, test=checked(listing.test)), tuple(left_out)
 
 
 def _without(split: FolderSplit, bad: Container[int]) -> FolderSplit:

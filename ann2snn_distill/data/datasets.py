@@ -75,6 +75,7 @@ def load_dataset(
         fingerprint=fingerprint(source.name, source.classes, source.img_size, train),
         mirror_safe=source.mirror_safe,
         left_out=source.left_out,
+        other_images=source.other_images,
     )
 
 

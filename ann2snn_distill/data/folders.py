@@ -1,6 +1,7 @@
 """A folder of class folders, as a data set: train/ and val/ or test/, each with one folder a class."""
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -11,17 +12,24 @@ from ann2snn_distill.errors import BadInputError
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff"})
 """What counts as an image; other files are left alone, as by torchvision's ImageFolder."""
 
+_OTHER_IMAGES = frozenset({".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".tga"})
+"""Images, too, whose owner may expect them to be read."""
+
 _LAYOUT = "a data folder has train/ and val/ or test/, each with one folder of images a class"
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a data folder; classes in alphabetical order, their index is the label."""
+    """The files of a data folder; classes in alphabetical order, their index is the label.
+
+    `other_images`: endings of images that are left alone, and how many files have each.
+    """
 
     classes: tuple[str, ...]
     train: FolderSplit
     val: FolderSplit | None
     test: FolderSplit
+    other_images: tuple[tuple[str, int], ...] = ()
 
 
 def list_folder(root: Path) -> Listing:
@@ -43,8 +51,11 @@ def list_folder(root: Path) -> Listing:
         raise BadInputError(f"{root} has one class, {classes[0]}, and nothing to tell it from; add another class")
     for name in held:
         _refuse_other_classes(root, classes, name)
-    val = _list_split(root / "val", classes) if len(held) == 2 else None
-    return Listing(classes, _list_split(root / "train", classes), val, _list_split(root / held[0], classes))
+    others: Counter[str] = Counter()
+    train = _list_split(root / "train", classes, others)
+    val = _list_split(root / "val", classes, others) if len(held) == 2 else None
+    test = _list_split(root / held[0], classes, others)
+    return Listing(classes, train, val, test, tuple(sorted(others.items())))
 
 
 def has_train(root: Path) -> bool:
@@ -78,11 +89,11 @@ def _some(names: set[str]) -> str:
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
-def _list_split(folder: Path, classes: tuple[str, ...]) -> FolderSplit:
+def _list_split(folder: Path, classes: tuple[str, ...], others: Counter[str]) -> FolderSplit:
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = _images_under(folder / name)
+        found = _images_under(folder / name, others)
         if not found:
             raise BadInputError(
                 f"{folder / name} holds no images ({' '.join(sorted(EXTENSIONS))}); "
@@ -93,13 +104,16 @@ def _list_split(folder: Path, classes: tuple[str, ...]) -> FolderSplit:
     return FolderSplit(tuple(paths), tuple(labels))
 
 
-def _images_under(folder: Path) -> list[Path]:
-    found = [
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, onerror=_refuse_unreadable, followlinks=True)
-        for name in names
-        if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(".")
-    ]
+def _images_under(folder: Path, others: Counter[str]) -> list[Path]:
+    """The images in alphabetical order; those that are not read are added to `others`, by their ending."""
+    found = []
+    for parent, _, names in os.walk(folder, onerror=_refuse_unreadable, followlinks=True):
+        for name in names:
+            ending = os.path.splitext(name)[1].lower()
+            if ending in EXTENSIONS and not name.startswith("."):
+                found.append(Path(parent, name))
+            elif ending in _OTHER_IMAGES:
+                others[ending] += 1
     return sorted(found)
 
 

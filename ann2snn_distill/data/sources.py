@@ -26,6 +26,7 @@ class Source:
 
     `statistics` are the (mean, std) of pixels in 0..1; None: to be measured on the training images.
     `left_out`: a line for each image file that cannot be read.
+    `other_images`: endings of images that are not read, and how many files have each.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Source:
     mirror_safe: bool = True
     statistics: tuple[Triple, Triple] | None = None
     left_out: tuple[str, ...] = ()
+    other_images: tuple[tuple[str, int], ...] = ()
 
 
 def read_digits(img_size: int | None) -> Source:
@@ -83,6 +85,7 @@ def read_folder(root: Path, img_size: int | None, *, skip_bad: bool = False) -> 
             listing.test,
             statistics=IMAGENET,
             left_out=left_out,
+            other_images=listing.other_images,
         )
     return Source(
         root.resolve().name,
@@ -92,6 +95,7 @@ def read_folder(root: Path, img_size: int | None, *, skip_bad: bool = False) -> 
         None if listing.val is None else decoded(listing.val, size),
         decoded(listing.test, size),
         left_out=left_out,
+        other_images=listing.other_images,
     )
 
 

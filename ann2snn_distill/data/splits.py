@@ -4,6 +4,7 @@ Shapes: N images, C = 3 channels, H x W pixels.
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,7 @@ class Dataset:
     `fingerprint` names what is trained on: equal fingerprints, equal images and labels in equal order.
     `mirror_safe`: a mirrored image still belongs to its class (no for digits and letters).
     `left_out`: a line for each image file that cannot be read and was left out.
+    `other_images`: endings of images that are not read, and how many files have each.
     """
 
     name: str
@@ -82,16 +84,24 @@ class Dataset:
     fingerprint: str
     mirror_safe: bool
     left_out: tuple[str, ...] = ()
+    other_images: tuple[tuple[str, int], ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a user must know of the data: a sentence that counts and names the files left out, or nothing."""
-        if not self.left_out:
-            return ()
-        count, named = len(self.left_out), "; ".join(self.left_out[:_NAMED])
-        files = "1 image file" if count == 1 else f"{count} image files"
-        more = f"; and {count - _NAMED} more" if count > _NAMED else ""
-        return (f"{files} of {self.name} cannot be read and were left out: {named}{more}",)
+        """What a user must know of the data: sentences that count and name the files left out, or nothing."""
+        return (*self._unreadable(), *self._unread())
+
+    def _unreadable(self) -> Iterator[str]:
+        if self.left_out:
+            count, named = len(self.left_out), "; ".join(self.left_out[:_NAMED])
+            files = "1 image file" if count == 1 else f"{count} image files"
+            more = f"; and {count - _NAMED} more" if count > _NAMED else ""
+            yield f"{files} of {self.name} cannot be read and were left out: {named}{more}"
+
+    def _unread(self) -> Iterator[str]:
+        if self.other_images:
+            named = ", ".join(f"{count} {ending}" for ending, count in self.other_images)
+            yield f"images of {self.name} in formats that are not read were left out: {named}; save them as PNG or JPEG"
 
 
 def carve(train: Split, share: float, *, seed: int) -> tuple[Split, Split]:

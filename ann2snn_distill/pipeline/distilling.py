@@ -135,10 +135,12 @@ def guesses(work: Distillation) -> str | None:
     chance = 1 / classes
     if share > chance + 3 * (chance * (1 - chance) / len(split)) ** 0.5:
         return None
-    return (
-        f"the teacher has {share:.0%} of {len(split)} training images right, no more than a guess has: its "
-        "weights, or the order of its classes, are others than the data's; give another --checkpoint, or none"
+    remedy = (
+        f"it was trained too briefly; give more than --teacher-epochs {work.taught.epochs}"
+        if work.taught.epochs
+        else "its weights, or the order of its classes, are others than the data's; give another --checkpoint, or none"
     )
+    return f"the teacher has {share:.0%} of {len(split)} training images right, no more than a guess has: {remedy}"
 
 
 def new_distillation(run: Prepared, taught: Taught) -> Distillation:

@@ -71,6 +71,9 @@ def test_a_missed_gate_alone_makes_it_3(typed, tmp_path):
     done = typed(GRID.replace("limit", "min_accuracy = 91.5\nlimit"))
     assert done.code == 3
     assert "2 of 4 runs missed a gate; all files are written" in done.err
+    told = [line for line in done.err.splitlines() if ": missed after " in line]
+    assert len(told) == 2
+    assert all("% is below --min-accuracy 91.5)" in line for line in told)
     assert (tmp_path / "out" / "summary.html").exists()
 
 

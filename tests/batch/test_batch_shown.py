@@ -70,3 +70,10 @@ def test_the_live_table_fits_the_terminal_and_shows_what_runs_first(runs, tmp_pa
     assert "01:02:05" in text and "epoch 1 of 2" in text  # noqa: PT018 - one row
     assert text.count("test_resnet-digits") == shown
     assert ("and 2 more" in text) == (rows == 2)
+
+
+def test_a_missed_gate_is_no_finished_run_on_the_live_table(runs, tmp_path):
+    board = planned(runs(GRID), tmp_path / "out", retry_failed=False)
+    board[0].state, board[0].gate = "finished", "the drop of 2.00 points is above --max-drop 1"
+    board[1].state = "finished"
+    assert counts(board) == "4 runs: 1 missed, 1 finished, 2 waiting"

@@ -212,6 +212,19 @@ def test_corrupt_images_are_left_out_by_name_and_the_rest_is_the_data_set_withou
             assert [path.relative_to(root) for path in ours.paths] == [path.relative_to(twin) for path in theirs.paths]
 
 
+def test_images_in_formats_that_are_not_read_are_counted_by_their_endings(write_folder: WriteFolder) -> None:
+    root = write_folder({"train": 3, "val": 1})
+    before = load_dataset(str(root))
+    for name in ("train/ant/a.GIF", "train/bee/b.heic", "val/bee/c.gif", "train/ant/notes.txt"):
+        (root / name).write_bytes(b"")
+    after = load_dataset(str(root))
+    assert len(after.train) == len(before.train)
+    assert before.warnings == ()
+    assert after.warnings == (
+        f"images of {root.name} in formats that are not read were left out: 2 .gif, 1 .heic; save them as PNG or JPEG",
+    )
+
+
 def test_what_was_found_unreadable_is_cached_until_a_file_changes(
     write_folder: WriteFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

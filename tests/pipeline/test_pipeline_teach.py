@@ -81,7 +81,10 @@ def test_a_teacher_that_guesses_is_told_before_a_student_is_distilled(command, t
     told = [index for index, line in enumerate(lines) if "of 36 training images right, no more than a guess" in line]
     assert told
     assert told[0] < next(index for index, line in enumerate(lines) if line.startswith("hybrid test_resnet: "))
+    assert "; give another --checkpoint, or none" in lines[told[0]]
     assert any(line.startswith("test images: ") for line in lines)
+    untaught = command("convert", *tiny, "--output", tmp_path / "short", "--seed", 3)
+    assert "no more than a guess has: it was trained too briefly; give more than --teacher-epochs 1" in untaught.err
 
 
 def test_mixing_that_ends_for_a_student_goes_on_for_its_teacher(command, shades, tmp_path):
