@@ -7,10 +7,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class PhaseStarted:
-    """A part of the run begins, such as "training the teacher"; `total` counts its steps if known."""
+    """A part of the run begins, such as "training the teacher".
+
+    `total` counts its steps, if known, and `done` those of them that were made before.
+    """
 
     name: str
     total: int | None = None
+    done: int = 0
 
 
 @dataclass(frozen=True)

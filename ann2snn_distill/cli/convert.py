@@ -8,18 +8,24 @@ from ann2snn_distill.cli.options import DryRun, Json, with_flags
 from ann2snn_distill.cli.output import emit, emit_json, outline, show
 from ann2snn_distill.cli.render import observing
 from ann2snn_distill.config import CONFIG_FILE, ConvertSettings
-from ann2snn_distill.errors import GateMissedError
+from ann2snn_distill.errors import GateMissedError, UsageError
 from ann2snn_distill.events import Event, Observer, OutputChosen
 from ann2snn_distill.reporting.report import Report, dumps
 
 
 def _kept(values: Mapping[str, object]) -> Path | None:
-    """Return the settings in the folder that is to be gone on in, where the command names no model."""
+    """Return the settings in the folder that is to be gone on in, where the command names no model.
+
+    Raises:
+        UsageError: there are none.
+    """
     folder = values.get("resume")
     if folder in (None, "auto") or values.get("model") is not None:
         return None
     path = Path(str(folder)).expanduser() / CONFIG_FILE
-    return path if path.is_file() else None
+    if not path.is_file():
+        raise UsageError(f"there is no run in {folder}; give the output folder of one, or the model and its flags")
+    return path
 
 
 @with_flags(ConvertSettings, required=("dataset",), config=True, kept=_kept)
@@ -46,7 +52,7 @@ def convert(settings: ConvertSettings, *, dry_run: DryRun = False, json: Json = 
 
 def _exact(value: object) -> object:
     """Return a number as it can be given again, and not rounded for a table."""
-    return f"{value:g}" if isinstance(value, float) else value
+    return repr(value) if isinstance(value, float) else value
 
 
 def _keeping(folders: list[Path], observe: Observer) -> Observer:

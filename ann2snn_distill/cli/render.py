@@ -72,8 +72,8 @@ class ProgressObserver:
     def __call__(self, event: Event) -> None:
         """Show `event`."""
         match event:
-            case PhaseStarted(name, total):
-                self._start(name, total)
+            case PhaseStarted(name, total, done):
+                self._start(name, total, done)
             case StepsDone():
                 self._step(event)
             case EpochDone():
@@ -87,12 +87,12 @@ class ProgressObserver:
             case Caution(text):
                 self._say(f"warning: {text}")
 
-    def _start(self, name: str, total: int | None) -> None:
-        self._phase, self._last, self._done, self._total = name, None, 0, total
+    def _start(self, name: str, total: int | None, done: int) -> None:
+        self._phase, self._last, self._done, self._total = name, None, done, total
         self._started = self._said = time.perf_counter()
         if self._progress is not None:
             self._remove_bar()
-            self._task = self._progress.add_task(name, total=total, speed="", losses="")
+            self._task = self._progress.add_task(name, total=total, completed=done, speed="", losses="")
 
     def _step(self, event: StepsDone) -> None:
         if event.images_per_second is not None:

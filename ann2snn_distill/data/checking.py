@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ann2snn_distill.data.decoding import UnreadableImageError, cache_dir, listing_digest, open_rgb
+from ann2snn_distill.data.decoding import DECODING_VERSION, UnreadableImageError, cache_dir, listing_digest, open_rgb
 from ann2snn_distill.data.folders import Listing, list_folder
 from ann2snn_distill.data.splits import FolderSplit
 from ann2snn_distill.errors import BadInputError
@@ -52,7 +52,7 @@ def _without(split: FolderSplit, bad: Container[int]) -> FolderSplit:
 
 def _bad(split: FolderSplit) -> dict[int, str]:
     """The indices of the files that cannot be read, and why."""
-    cached = cache_dir() / "checked" / f"{listing_digest(split)}.json"
+    cached = cache_dir() / "checked" / f"{listing_digest(split)}-{DECODING_VERSION}.json"
     with suppress(OSError, ValueError, AttributeError):
         return {int(index): str(reason) for index, reason in json.loads(cached.read_text(encoding="utf-8")).items()}
     with ThreadPoolExecutor() as pool:

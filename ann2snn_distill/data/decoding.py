@@ -25,7 +25,7 @@ from ann2snn_distill.tensorfile import read_whole
 LARGEST_BYTES = 16 * 2**30
 """Decoded images beyond this are refused: they would not fit a common machine's memory."""
 
-_VERSION = 2
+DECODING_VERSION = 2
 """Of what decoding makes of a file: kept images of another version are made anew."""
 
 TINY_BYTES = 16 * 2**10
@@ -71,12 +71,12 @@ def open_rgb(path: Path) -> Image.Image:
 
 def _rgb(image: Image.Image) -> Image.Image:
     """The image in 8 bits a channel; Pillow would cut wider pixels off at 255."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         grey_HW = (np.asarray(image).astype(np.uint32) + 128) // 257
         return Image.fromarray(grey_HW.astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         numbers = "integers" if image.mode == "I" else "floating-point numbers"
-        raise ValueError(f"its pixels are {numbers} of 32 bits, whose range it does not say; save it with 8 or 16 bits")
+        raise ValueError(f"its pixels are {numbers} whose range it does not say; save it with 8 or 16 bits, unsigned")
     return image.convert("RGB")
 
 
@@ -125,7 +125,7 @@ def decoded(split: FolderSplit, img_size: int) -> ImageSplit:
         UsageError: the images would not fit in memory.
     """
     refuse_oversized(len(split), img_size)
-    cached = cache_dir() / "decoded" / f"{listing_digest(split)}-{img_size}-{_VERSION}.safetensors"
+    cached = cache_dir() / "decoded" / f"{listing_digest(split)}-{img_size}-{DECODING_VERSION}.safetensors"
     images_NCHW = _load_cached(cached, (len(split), 3, img_size, img_size))
     if images_NCHW is None:
         images_NCHW = _decode_all(split, img_size)

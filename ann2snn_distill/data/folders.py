@@ -109,8 +109,8 @@ def _images_under(folder: Path, others: Counter[str]) -> list[Path]:
     found = []
     for parent, _, names in os.walk(folder, onerror=_refuse_unreadable, followlinks=True):
         for name in names:
-            ending = os.path.splitext(name)[1].lower()
-            if ending in EXTENSIONS and not name.startswith("."):
+            ending = "" if name.startswith(".") else os.path.splitext(name)[1].lower()
+            if ending in EXTENSIONS:
                 found.append(Path(parent, name))
             elif ending in _OTHER_IMAGES:
                 others[ending] += 1

@@ -5,7 +5,7 @@ Shapes: N images, C = 3 channels, H x W pixels.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +64,23 @@ def read_known(name: str, *, data_dir: Path, img_size: int | None, download: boo
     """
     known = KNOWN[name]
     folder = _class_folders(name, data_dir)
-    left_out: tuple[str, ...] = ()
+    size = img_size or known.img_size
     if (data_dir / known.marker).exists() or (download and folder is None):
         classes, train, test = _from_torchvision(known, data_dir, download=download)
-        val = None
-    elif folder is not None:
-        classes, train, val, test, left_out = _from_folders(name, folder, skip_bad=skip_bad)
-    else:
-        layouts = "torchvision's layout" + (" and class folders" if known.as_folders else "")
-        raise BadInputError(
-            f"{name} is not in {data_dir} (looked for {layouts}); "
-            "name its folder with --data-dir DIR, or let convert fetch it with --download"
-        )
-    size = img_size or known.img_size
+        return _source(name, classes, train, None, test, size=size)
+    if folder is not None:
+        return _from_folders(name, folder, size=size, skip_bad=skip_bad)
+    layouts = "torchvision's layout" + (" and class folders" if known.as_folders else "")
+    raise BadInputError(
+        f"{name} is not in {data_dir} (looked for {layouts}); "
+        "name its folder with --data-dir DIR, or let convert fetch it with --download"
+    )
+
+
+def _source(
+    name: str, classes: tuple[str, ...], train: ImageSplit, val: ImageSplit | None, test: ImageSplit, *, size: int
+) -> Source:
+    known = KNOWN[name]
     return Source(
         name,
         classes,
@@ -86,7 +90,6 @@ def read_known(name: str, *, data_dir: Path, img_size: int | None, download: boo
         _canonical(test, size),
         mirror_safe=known.mirror_safe,
         statistics=known.statistics,
-        left_out=left_out,
     )
 
 
@@ -96,9 +99,7 @@ def _class_folders(name: str, data_dir: Path) -> Path | None:
     return next((root for root in (data_dir / name, data_dir) if has_train(root)), None)
 
 
-def _from_folders(
-    name: str, root: Path, *, skip_bad: bool
-) -> tuple[tuple[str, ...], ImageSplit, ImageSplit | None, ImageSplit, tuple[str, ...]]:
+def _from_folders(name: str, root: Path, *, size: int, skip_bad: bool) -> Source:
     known = KNOWN[name]
     listing, left_out = listed(root, skip_bad=skip_bad)
     if len(listing.classes) != known.class_count:
@@ -117,7 +118,8 @@ def _from_folders(
         return decoded(split, known.img_size)
 
     val = None if listing.val is None else read(listing.val)
-    return listing.classes, read(listing.train), val, read(listing.test), left_out
+    found = _source(name, listing.classes, read(listing.train), val, read(listing.test), size=size)
+    return replace(found, left_out=left_out, other_images=listing.other_images)
 
 
 def _from_torchvision(

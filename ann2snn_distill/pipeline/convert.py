@@ -117,7 +117,7 @@ def _signs(run: Prepared, result: FitResult, scores: tuple[BranchScore, ...], me
 
 def _foreknown(work: Distillation, test_top1: float) -> list[str]:
     val, test = work.run.dataset.val, work.run.dataset.test
-    if val is None:
+    if val is None or work.taught.epochs:  # what this data set's training images taught has not seen the held-out ones
         return []
     held_out = top1(work.teacher, work.evaluation(val))
     return foreknown(held_out, test_top1, held_out_images=len(val), test_images=len(test))

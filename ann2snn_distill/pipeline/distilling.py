@@ -37,6 +37,8 @@ from ann2snn_distill.training.state import TrainState, train_state
 
 _CALIBRATION_IMAGES = 256
 _PROBE_IMAGES = 64
+_FEW_GUESSES = 0.99
+"""So great a share of right images is no guess, however few they are."""
 _WEIGHTS = "teacher_weights"
 _FITTED_IMAGES = 64
 """Calibration images at once while projections are fitted: T times as many rows are in memory."""
@@ -133,7 +135,7 @@ def guesses(work: Distillation) -> str | None:
     batches = _batches_of(run, work.taught, split, run.device, workers=0)
     share = top1(work.teacher, batches) / 100
     chance = 1 / classes
-    if share > chance + 3 * (chance * (1 - chance) / len(split)) ** 0.5:
+    if share > min(chance + 3 * (chance * (1 - chance) / len(split)) ** 0.5, _FEW_GUESSES):
         return None
     remedy = (
         f"it was trained too briefly; give more than --teacher-epochs {work.taught.epochs}"

@@ -60,9 +60,9 @@ def foreknown(held_out: float, test: float, *, held_out_images: int, test_images
     if held_out - test <= _ERRORS * error:
         return []
     return [
-        f"the teacher has {held_out:.2f} % of the held-out images right and {test:.2f} % of the test's: it was "
-        "probably trained on them, so validation favours students that follow it closely; train it by "
-        "`snn-distill teach` with the same --val-split and --seed"
+        f"the teacher has {held_out:.2f} % of the held-out images right and {test:.2f} % of the test's: if "
+        "it was trained on them, validation favours students that follow it closely; train one by `snn-distill teach`, "
+        "with the same --val-split and --seed"
     ]
 
 

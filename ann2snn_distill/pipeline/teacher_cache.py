@@ -22,8 +22,8 @@ from ann2snn_distill.training.resume import ResumeFolder
 
 _KEY = "snn_distill_teacher"
 _CHECKSUM_KEY = "checksum"
-_RECIPE_VERSION = 1
-"""Raised when the training of teachers changes, so that cached ones are trained again."""
+_RECIPE_VERSION = 2
+"""Raised when the training of teachers or the decoding of images changes: cached ones are trained again."""
 
 
 @dataclass(frozen=True)

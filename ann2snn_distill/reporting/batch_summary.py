@@ -66,18 +66,21 @@ class BatchSummary(_Part):
         return sum(run.state in states for run in self.runs)
 
 
+_COSTS = ("epochs", "seconds", "images_per_second")
+
+
 def to_csv(summary: BatchSummary) -> str:
     """Write one line a run; the varied settings are columns of their own, after the run's."""
     names = [name for name in RunSummary.model_fields if name not in ("varied", "top1_at", "training")]
-    extra = list(dict.fromkeys(key for run in summary.runs for key in run.varied if key not in names))
+    known = {*names, *_COSTS}
+    extra = list(dict.fromkeys(key for run in summary.runs for key in run.varied if key not in known))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*names, *extra, "epochs", "seconds", "images_per_second"])
+    writer.writerow([*names, *extra, *_COSTS])
     for run in summary.runs:
         own = [getattr(run, name) for name in names]
-        cost = run.training
         varied = [_plain(run.varied.get(key)) for key in extra]
-        writer.writerow([*own, *varied, cost.epochs, cost.seconds, cost.images_per_second])
+        writer.writerow([*own, *varied, *(getattr(run.training, name) for name in _COSTS)])
     return out.getvalue()
 
 

@@ -152,7 +152,7 @@ def _train(
     record: Record,
 ) -> None:
     epochs, per_epoch = loop.schedule.epochs, loop.batches.steps_per_epoch
-    observe(PhaseStarted(name, total=epochs * per_epoch - loop.steps_made))
+    observe(PhaseStarted(name, total=epochs * per_epoch, done=loop.steps_made))
     if loop.history:
         record(loop.history)  # the process before may have been killed with a state written and its lines not
     while len(loop.history) < epochs:

@@ -225,3 +225,10 @@ def test_the_csv_has_a_line_for_every_run_and_a_column_for_what_varies(runs, bat
     assert [line["name"] for line in lines] == [run.name for run in summary.runs]
     assert [float(line["top1"]) for line in lines] == [run.top1 for run in summary.runs]
     assert [line["alpha"] for line in lines] == ["0.5"] * 4 + ["0.25"]
+
+
+def test_epochs_that_vary_are_one_column_of_the_csv(runs, batch, tmp_path):
+    batch(runs(GRID + "\n[[run]]\nepochs = 3\n"))
+    names, *lines = csv.reader(io.StringIO((tmp_path / "out" / "summary.csv").read_text()))
+    assert len(set(names)) == len(names)
+    assert [len(line) for line in lines] == [len(names)] * 5

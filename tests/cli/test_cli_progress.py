@@ -42,15 +42,15 @@ def test_without_a_terminal_a_long_phase_says_how_far_it_is_once_a_minute(monkey
     now = iter(range(0, 10_000, 25))  # seconds; every look at the clock takes 25
     monkeypatch.setattr(render.time, "perf_counter", lambda: next(now))
     with render.observing() as observe:
-        observe(PhaseStarted("training", total=40))
+        observe(PhaseStarted("training", total=40, done=4))
         for _ in range(4):
             observe(StepsDone(4))
         observe(EpochDone(1, 2, {"images_per_second": 1234.5, "loss": 0.5}))
         for _ in range(5):
             observe(StepsDone(4))
     said = capsys.readouterr().err.splitlines()
-    assert said == ["training, 30%", "training: epoch 1 of 2, 50%, 1,234 images/s, loss 0.5",
-                    "training: epoch 1 of 2, 80%, 1,234 images/s, loss 0.5"]  # fmt: skip
+    assert said == ["training, 40%", "training: epoch 1 of 2, 60%, 1,234 images/s, loss 0.5",
+                    "training: epoch 1 of 2, 90%, 1,234 images/s, loss 0.5"]  # fmt: skip
 
 
 def test_on_a_terminal_bars_show_speed_losses_and_epochs(monkeypatch):

@@ -5,6 +5,7 @@ import io
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from ann2snn_distill.data.datasets import FolderSplit, ImageSplit, load_dataset
 from ann2snn_distill.data.decoding import open_rgb
+from ann2snn_distill.data.known import KNOWN
 from ann2snn_distill.data.splits import images_fingerprint
 from ann2snn_distill.errors import BadInputError, UsageError
 
@@ -147,7 +149,7 @@ def test_a_useless_cache_costs_only_time(write_folder: WriteFolder, cache: Path,
     assert load_dataset(str(root)).fingerprint == first.fingerprint
 
 
-@pytest.mark.parametrize(("form", "dtype"), [("png", "uint16"), ("tiff", "uint16"), ("tiff", ">u2")])
+@pytest.mark.parametrize(("form", "dtype"), [("png", "uint16"), ("pgm", "uint16"), ("tiff", "uint16"), ("tiff", ">u2")])
 def test_sixteen_bits_become_eight(tmp_path: Path, form: str, dtype: str) -> None:
     grey_HW = np.linspace(0, 65535, 64).round().reshape(8, 8)
     path = tmp_path / f"image.{form}"
@@ -160,7 +162,7 @@ def test_sixteen_bits_become_eight(tmp_path: Path, form: str, dtype: str) -> Non
 def test_pixels_of_no_known_range_are_refused(write_folder: WriteFolder, dtype: str, numbers: str) -> None:
     root = write_folder({"train": 3, "val": 2}, size=(12, 12))
     Image.fromarray(np.zeros((12, 12), dtype)).save(root / "train" / "ant" / "wide.tiff")
-    with pytest.raises(BadInputError, match=rf"wide.tiff: its pixels are {numbers} of 32 bits, .* 8 or 16 bits"):
+    with pytest.raises(BadInputError, match=rf"wide.tiff: its pixels are {numbers} whose range .* 8 or 16 bits"):
         load_dataset(str(root))
     assert len(load_dataset(str(root), skip_bad_images=True).train) == 6
 
@@ -215,7 +217,7 @@ def test_corrupt_images_are_left_out_by_name_and_the_rest_is_the_data_set_withou
 def test_images_in_formats_that_are_not_read_are_counted_by_their_endings(write_folder: WriteFolder) -> None:
     root = write_folder({"train": 3, "val": 1})
     before = load_dataset(str(root))
-    for name in ("train/ant/a.GIF", "train/bee/b.heic", "val/bee/c.gif", "train/ant/notes.txt"):
+    for name in ("train/ant/a.GIF", "train/bee/b.heic", "val/bee/c.gif", "train/ant/notes.txt", "train/ant/._d.gif"):
         (root / name).write_bytes(b"")
     after = load_dataset(str(root))
     assert len(after.train) == len(before.train)
@@ -223,6 +225,14 @@ def test_images_in_formats_that_are_not_read_are_counted_by_their_endings(write_
     assert after.warnings == (
         f"images of {root.name} in formats that are not read were left out: 2 .gif, 1 .heic; save them as PNG or JPEG",
     )
+
+
+def test_known_data_in_class_folders_say_so_too(write_folder: WriteFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_folder({"train": 3, "test": 1}, size=(32, 32))
+    monkeypatch.setitem(KNOWN, "cifar10", replace(KNOWN["cifar10"], class_count=2, names=()))
+    (root / "train" / "ant" / "a.gif").write_bytes(b"")
+    (warning,) = load_dataset("cifar10", data_dir=root).warnings
+    assert ": 1 .gif; " in warning
 
 
 def test_what_was_found_unreadable_is_cached_until_a_file_changes(
