@@ -90,7 +90,7 @@ def _conclude(
     scores = hybrid_scores(saved, work.branches, test, run.settings.timesteps)
     sample = work.evaluation(spread(run.dataset.test, ACTIVITY_IMAGES))
     measured = measured_beside(scores.top1_at, saved, sample, run.settings.timesteps)
-    signs = (*_signs(run, result, scores.branches, measured), *_foreknown(work, scores.teacher_top1))
+    signs = (*_signs(run, result, scores.branches, measured), *_foreknown(work, scores.teacher_top1, observe))
     for text in (*silent_neurons(measured), *signs):
         observe(Caution(text))
     training = {
@@ -115,11 +115,11 @@ def _signs(run: Prepared, result: FitResult, scores: tuple[BranchScore, ...], me
     )
 
 
-def _foreknown(work: Distillation, test_top1: float) -> list[str]:
+def _foreknown(work: Distillation, test_top1: float, observe: Observer) -> list[str]:
     val, test = work.run.dataset.val, work.run.dataset.test
     if val is None or work.taught.epochs:  # what this data set's training images taught has not seen the held-out ones
         return []
-    held_out = top1(work.teacher, work.evaluation(val))
+    held_out = top1(work.teacher, Watched("the teacher on held-out images", len(val), work.evaluation(val), observe))
     return foreknown(held_out, test_top1, held_out_images=len(val), test_images=len(test))
 
 

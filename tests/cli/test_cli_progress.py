@@ -72,6 +72,16 @@ def test_on_a_terminal_bars_show_speed_losses_and_epochs(monkeypatch):
         assert not progress.tasks
 
 
+def test_on_a_terminal_a_bar_of_a_resumed_phase_begins_where_the_phase_does():
+    progress = render._bars(Console(file=io.StringIO(), force_terminal=True, width=160, markup=False))
+    with progress:
+        observe = render.ProgressObserver(progress.console, progress)
+        observe(PhaseStarted("training", total=40, done=10))
+        observe(StepsDone(4))
+        (task,) = progress.tasks
+        assert (task.completed, task.total) == (14, 40)
+
+
 @pytest.mark.parametrize("event", [StepsDone(1, 10.0, {"loss": 1.0}), EpochDone(1, 1, {}), PhaseDone()])
 def test_an_event_outside_a_phase_is_harmless(event):
     with render.observing() as observe:

@@ -326,7 +326,8 @@ def test_a_dry_run_says_what_the_run_then_does_and_writes_nothing(command, tiny,
     assert plan["teacher"]["trained first"] == "1 epochs"
     shown = command("convert", *tiny, "--seed", 5, "--dry-run")
     assert all(word in shown.out for word in ("stages", "branches", "coverage", "layer3"))
-    assert str(plan["settings"]["lr"]) in shown.out, "as it can be given again"
+    exact = command("convert", *tiny, "--lr", 0.0123456789, "--dry-run")
+    assert "0.0123456789" in exact.out, "as it can be given again"
     run = command("convert", *tiny, "--seed", 5, "--json")
     report = json.loads(run.out)
     assert plan["output"] == "runs/test_resnet-shades-t2-1"
