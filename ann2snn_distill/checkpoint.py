@@ -19,7 +19,7 @@ from ann2snn_distill.config.arguments import ModelKwargs
 from ann2snn_distill.config.kinds import Scale
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.files import write_atomically
-from ann2snn_distill.tensorfile import TensorIndex, read_index, read_whole, strict_json, tensors_digest
+from ann2snn_distill.tensorfile import TensorIndex, named_field, read_index, read_whole, strict_json, tensors_digest
 
 FORMAT_VERSION = 2
 """The newest format; a file is written in the oldest that can say it, so that earlier releases read what they can."""
@@ -200,7 +200,7 @@ def _parse(path: Path, text: str) -> SnnHeader:
         return SnnHeader.model_validate({"format_version": None, **content})
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])[:200]
+        field = named_field(first["loc"])
         raise BadInputError(
             f"the snn_distill header of {path} is invalid at `{field}`: {first['msg'].lower()[:200]}; {_WRITE_AGAIN}"
         ) from error

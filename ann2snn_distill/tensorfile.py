@@ -5,7 +5,7 @@ A file is the length of its index (8 bytes, little-endian), the index (JSON), an
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +29,11 @@ class TensorIndex:
 
     metadata: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
+
+
+def named_field(place: Sequence[int | str]) -> str:
+    """Return the name of a field of a file's JSON on one line, whatever characters its keys have; 200 at most."""
+    return repr(".".join(str(part) for part in place)[:200])[1:-1]
 
 
 def refuse_pointer(path: Path) -> None:

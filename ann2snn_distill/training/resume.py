@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.files import remove_leftovers, unwritable, write_atomically
-from ann2snn_distill.tensorfile import read_whole, tensors_digest
+from ann2snn_distill.tensorfile import named_field, read_whole, tensors_digest
 
 FORMAT_VERSION = 1
 
@@ -191,5 +191,5 @@ def _parsed(content: Any, path: Path) -> _Facts:
     try:
         return _Facts.model_validate(content)
     except ValidationError as error:
-        field = ".".join(str(part) for part in error.errors()[0]["loc"])[:100]
+        field = named_field(error.errors()[0]["loc"])
         raise ValueError(f"`{field}` is invalid") from error

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ann2snn_distill.checkpoint import SnnHeader, read_header
@@ -42,6 +42,7 @@ def test_twenty_four_thousand_spoilt_files_are_read_or_refused_in_words(tmp_path
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(field=st.sampled_from(sorted(SnnHeader.model_fields)), value=JSON)
+@example(field="thresholds", value={"\n": None})
 def test_any_value_in_any_field_is_read_or_refused_in_words(tmp_path, field, value):
     from fuzzing import header_of, with_header
 
