@@ -21,6 +21,8 @@ _AS_GOOD = 1.0
 """Fewer points than that between them: whatever its cosine is, the teacher's tail reads the branch's features."""
 _BEYOND = 1.5
 """Measured memory over the estimate, which does not grow with T but for one layer at a time."""
+_WORKSPACE_MIB = 1024.0
+"""What libraries may take for themselves beyond it, which counts where batches are small."""
 _ERRORS = 4.0
 """Standard errors between two accuracies that chance does not explain."""
 
@@ -94,7 +96,7 @@ def _left_behind(scores: Sequence[BranchScore], student_top1: float) -> Iterator
 
 
 def _grown(peak_mib: float | None, estimated_mib: float) -> Iterator[str]:
-    if peak_mib is not None and peak_mib > _BEYOND * estimated_mib:
+    if peak_mib is not None and peak_mib > _BEYOND * estimated_mib + _WORKSPACE_MIB:
         yield (
             f"training took {peak_mib:,.0f} MiB, and {estimated_mib:,.0f} were expected: something kept activations of "
             "every timestep; please report the model and its flags"
