@@ -109,7 +109,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"cannot read {what} {path}: {error.strerror or error}; check the path") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{what} {path} is not a TOML file: {shortened(error)}") from error
+        raise UsageError(f"{what} {path} is not TOML: {shortened(error)}; mend it there") from error
 
 
 def unknown_key(key: str, where: object, known: Mapping[str, Property]) -> UsageError:
@@ -119,7 +119,7 @@ def unknown_key(key: str, where: object, known: Mapping[str, Property]) -> Usage
 
 def _read(path: Path, known: Mapping[str, Property]) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for key, value in read_toml(path, "--config").items():
+    for key, value in read_toml(path, "the settings file").items():
         field = key.replace("-", "_")
         if field not in known:
             raise unknown_key(key, path, known)

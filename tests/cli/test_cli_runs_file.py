@@ -95,7 +95,7 @@ def test_a_name_never_leaves_the_folder(read):
         (DEFAULTS + "[[run]]\nname = 3", "must be letters, digits, dots"),
         ("[[run]]\ndataset = 'digits'", "model in run 1 of"),
         ("[[run]]\nmodel = 'resnet18'", "`dataset` in run 1 of"),
-        ("[[run]\n", "is not a TOML file"),
+        ("[[run]\n", "is not TOML"),
         (DEFAULTS + "[[grid]]\nseed = [" + "0," * 200 + "]\nalpha = [" + "0.5," * 200 + "]", "has 40000 combinations"),
     ],
 )

@@ -183,7 +183,7 @@ BAD_FILES = {
     "timesteps = 0": "`timesteps` in {file} must be at least 1, not 0",
     "timesteps = true": "`timesteps` in {file} takes a value, not true",
     "batch_size = 1\nbatch-size = 2": "`batch-size` stands twice in {file}",
-    "timesteps": "--config {file} is not a TOML file",
+    "timesteps": "the settings file {file} is not TOML: ",
     "model = 4": "`model` in {file} must be text, not 4",
     "model_kwargs = 4": "`model_kwargs` in {file} must be key=value pairs, not 4",
     "amp = 'perhaps'": "`amp` in {file} must be true or false, not perhaps",
