@@ -9,6 +9,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ann2snn_distill.batch.jobs import Job
+from ann2snn_distill.config import as_written
 from ann2snn_distill.errors import BadInputError
 from ann2snn_distill.files import write_text
 from ann2snn_distill.locks import locked
@@ -70,8 +71,7 @@ class Records:
         except OSError as error:
             raise BadInputError(f"cannot make {self._folder}: {error.strerror}; choose another --output") from error
         path = self.path(job, ".toml")
-        plain = job.settings.model_dump(mode="json", exclude_none=True, exclude={"output", "overwrite", "resume"})
-        write_text(path, tomli_w.dumps(plain))
+        write_text(path, tomli_w.dumps(as_written(job.settings)))
         return path
 
 

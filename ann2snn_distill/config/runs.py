@@ -132,7 +132,8 @@ class ConvertSettings(NetworkSettings, FitSettings):
         None, description="train a decay for each layer of lif neurons, from --decay on (default: no)"
     )
     threshold: Scale | None = Field(
-        None, description="firing threshold of activations (default: 1 behind a batch norm, else calibrated)"
+        None,
+        description="firing threshold of activations (default: calibrated; from random weights 1 behind a batch norm)",
     )
     v_init: Annotated[float, Field(ge=-10, lt=1)] | None = Field(
         None, description="initial membrane, in thresholds (default: lif 0.25, if 0.5)"
@@ -212,5 +213,6 @@ class ConvertSettings(NetworkSettings, FitSettings):
 class TeachSettings(NetworkSettings, FitSettings):
     """Everything `teach` can be told."""
 
+    epochs: Positive | None = Field(None, description="the same as --teacher-epochs")
     output: HomePath | None = Field(None, description="folder of the trained teacher (default: the cache)")
     overwrite: bool = Field(False, description="replace what a non-empty output folder holds")

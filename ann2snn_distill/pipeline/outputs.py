@@ -10,7 +10,7 @@ from typing import Any
 
 import tomli_w
 
-from ann2snn_distill.config import CONFIG_FILE, ConvertSettings
+from ann2snn_distill.config import CONFIG_FILE, ConvertSettings, as_written
 from ann2snn_distill.errors import BadInputError, UsageError
 from ann2snn_distill.files import is_leftover, remove_leftovers, write_text
 from ann2snn_distill.locks import locked
@@ -90,7 +90,7 @@ def check_same_run(folder: Path, settings: ConvertSettings) -> None:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInputError(f"{path} cannot be read ({error}); start again with --overwrite") from error
-    wanted = _plain(settings)
+    wanted = as_written(settings)
     changed = [
         f"{name} was {found.get(name)} and is {wanted.get(name)}"
         for name in sorted((found.keys() | wanted.keys()) - FREE_SETTINGS)
@@ -155,16 +155,12 @@ def prepare_output(folder: Path, settings: ConvertSettings) -> None:
     except OSError as error:
         raise BadInputError(f"cannot clear {folder}: {error.strerror}; choose another --output") from error
     if not (folder / CONFIG_FILE).exists():
-        write_text(folder / CONFIG_FILE, tomli_w.dumps(_plain(settings)))
+        write_text(folder / CONFIG_FILE, tomli_w.dumps(as_written(settings)))
 
 
 def write_metrics(folder: Path, lines: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object an epoch to metrics.jsonl."""
     write_text(folder / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in lines))
-
-
-def _plain(settings: ConvertSettings) -> dict[str, Any]:
-    return settings.model_dump(mode="json", exclude_none=True, exclude={"overwrite", "resume", "output"})
 
 
 def _is_used(folder: Path) -> bool:

@@ -27,15 +27,16 @@ def found_neuron(settings: ConvertSettings) -> dict[str, object] | None:
 
     Raises:
         BadInputError: it is no student's file, or damaged.
-        UsageError: decays are to be learnt, and its neurons have none.
+        UsageError: a decay is given or to be learnt, and its neurons have none.
     """
     if settings.started_from is None:
         return None
     neuron = read_header(settings.started_from).neuron
-    if neuron.name == "if" and settings.neuron is None and (settings.learn_decay or settings.stage_decays):
+    leaky = settings.learn_decay or settings.stage_decays or settings.decay not in (None, 1.0)
+    if neuron.name == "if" and settings.neuron is None and leaky:
         raise UsageError(
             f"--init {settings.started_from} has if neurons, which keep their whole membrane; give --neuron lif, or "
-            "neither --learn-decay nor --stage-decays"
+            "none of --decay, --learn-decay and --stage-decays"
         )
     return neuron.model_dump(exclude={"name"}) | {"neuron": neuron.name}
 

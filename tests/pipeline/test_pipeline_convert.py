@@ -305,10 +305,13 @@ def test_the_data_are_the_scans_of_scikit_learn(trained):
     )
 
 
-def test_rerunning_from_the_written_config_gives_the_same_student_bit_for_bit(command, tiny, tmp_path):
+@pytest.mark.parametrize("arguments", ["drop_rate=0.1", "drop_rate=0.1,block_args=none,drop_path_rate=0.0"])
+def test_rerunning_from_the_written_config_gives_the_same_student_bit_for_bit(command, tiny, tmp_path, arguments):
+    """TOML has no null, which an argument of the model may be."""
     first, second = tmp_path / "first", tmp_path / "second"
-    options = ("--mixup", 0.2, "--model-ema", 0.9, "--model-kwargs", "drop_rate=0.1", "--opt", "adamw")
+    options = ("--mixup", 0.2, "--model-ema", 0.9, "--model-kwargs", arguments, "--opt", "adamw")
     assert command("convert", *tiny, *options, "--output", first).code == 0
+    assert command("convert", "--resume", first).code == 0
     again = command("convert", "--config", first / "config.toml", "--output", second)
     assert again.code == 0, again.err
     assert_same_student(first, second)

@@ -122,11 +122,12 @@ def test_a_file_that_is_no_students_is_refused(command, tiny, tmp_path):
     assert "--init must be teacher, scratch, or a student's .safetensors file" in done.err
 
 
-def test_if_neurons_of_a_file_have_no_decays_to_learn(command, tiny, tmp_path):
+def test_if_neurons_of_a_file_have_no_decay_to_give_or_learn(command, tiny, tmp_path):
     assert command("convert", *tiny, "--neuron", "if", "--output", tmp_path / "if").code == 0
     file = tmp_path / "if" / "student.safetensors"
-    done = command("convert", *tiny, "--init", file, "--learn-decay", "--output", tmp_path / "no")
-    assert (done.code, "has if neurons, which keep their whole membrane" in done.err) == (2, True)
+    for flags in (("--learn-decay",), ("--decay", 0.5)):
+        done = command("convert", *tiny, "--init", file, *flags, "--output", tmp_path / "no")
+        assert (done.code, "has if neurons, which keep their whole membrane" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize("teacher", ["vgg11_bn", "test_resnet"])

@@ -99,6 +99,17 @@ def test_the_place_of_the_interruption_is_told_and_gone_on_from(trained, network
     assert sum(event.steps for event in events if isinstance(event, StepsDone)) == 4
 
 
+@pytest.mark.usefixtures("told_each_step")
+def test_an_epoch_that_is_gone_on_with_took_what_its_first_part_took_too(trained, network, tmp_path):
+    with pytest.raises(InterruptedRunError):
+        trained(network(), tmp_path, observe=after_steps(5), interval=NEVER)
+    restart, _ = ResumeFolder(tmp_path, identity={}).load(anything_fits)
+    ResumeFolder(tmp_path, identity={}).save(replace(restart, part=replace(restart.part, seconds=1000.0)))
+    _, done = trained(network(), tmp_path)
+    seconds = [line["seconds"] for line in done.history]
+    assert [value >= 1000 for value in seconds] == [False, True, False]
+
+
 def test_minutes_write_states_in_the_middle_of_an_epoch(trained, network, batches, tmp_path):
     class Data:
         batch_size, steps_per_epoch = 6, 3
