@@ -1,6 +1,10 @@
+import tomllib
+
 import pytest
+import tomli_w
 
 from ann2snn_distill.cli.keyvalues import parse_keyvalues
+from ann2snn_distill.config import ConvertSettings, as_written
 from ann2snn_distill.errors import UsageError
 
 
@@ -25,3 +29,17 @@ def test_literals_are_values_and_the_rest_is_text(text, values):
 def test_a_pair_without_a_key_is_refused(text):
     with pytest.raises(UsageError, match="key=value pairs"):
         parse_keyvalues(text)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"rate": None},
+        {"rate": 0.1, "name": "it's, 'both'", "deep": {"none": [1, None]}, "on": True},
+        {"rate": 1e-30, "name": "no, none"},
+    ],
+)
+def test_arguments_are_the_same_when_they_come_back_from_a_settings_file(arguments):
+    file = tomli_w.dumps(as_written(ConvertSettings(model="test_resnet", model_kwargs=arguments)))
+    found = tomllib.loads(file)["model_kwargs"]
+    assert (parse_keyvalues(found) if isinstance(found, str) else found) == arguments
