@@ -1,7 +1,7 @@
 """Two graphs under construction: one over timesteps, one over rates."""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -85,6 +85,14 @@ class TimeGraph(_Graph):
         """Add `node` itself, on the values of its inputs; static inputs of a temporal call are repeated."""
         static = all(self.is_static(source) for source in self.sites.data_inputs(node))
         self.define(node, self._copy(node, lambda source: self._input(source, static=static)), static=static)
+
+    def copied(self, node: fx.Node, values: Mapping[fx.Node, fx.Node]) -> fx.Node:
+        """Add `node` once more, on other `values` of its inputs, (TB, ...), and return it."""
+
+        def lookup(source: fx.Node) -> fx.Node:
+            return values[source] if self.sites.kinds[source] is Kind.DATA else self._other(source, static=False)
+
+        return self._copy(node, lookup)
 
     def finish(self, output: fx.Node, extras: Sequence[fx.Node]) -> "Program":
         """Return the program `(body, x, timesteps) -> (output, extras)`."""

@@ -33,7 +33,6 @@ from ann2snn_distill.neurons.norm import (
 from ann2snn_distill.neurons.pairs import observe_pair, unroll_pair
 from ann2snn_distill.neurons.rate import answer, neuron_rate, norm_eval_rate, norm_train_rate
 from ann2snn_distill.neurons.temporal import (
-    fraction_active,
     mean_over_time,
     observe_neuron,
     unroll_neuron,
@@ -53,10 +52,9 @@ class ObservedPair:
 
 @dataclass(frozen=True)
 class Unrolled:
-    """The program through time; `probes` name what its second result measures."""
+    """The program of a stage through time."""
 
     unroll: Program
-    probes: tuple[str, ...]
     static_output: bool
 
 
@@ -96,16 +94,8 @@ def observed_pair(
     return ObservedPair(observe, pair.rate.finish(stage.output), time.is_static(stage.output))
 
 
-def unrolled(
-    sites: Sites,
-    stage: Stage,
-    *,
-    neuron: NeuronModel,
-    static_input: bool,
-    training: bool,
-    probed: bool = False,
-) -> Unrolled:
-    """Return `unroll(body, x, timesteps) -> (out, measurements)`.
+def unrolled(sites: Sites, stage: Stage, *, neuron: NeuronModel, static_input: bool, training: bool) -> Unrolled:
+    """Return `unroll(body, x, timesteps) -> (out, ())`.
 
     Args:
         sites: the network.
@@ -113,30 +103,27 @@ def unrolled(
         neuron: the neurons' parameters.
         static_input: whether the stage's input is constant in time, and so has B rows.
         training: norms by the batch's statistics, or by the running ones.
-        probed: whether to measure the fraction of active values at every neuron's output and synapse's input.
     """
     time = TimeGraph(sites, stage.input, static_input=static_input)
-    measured: dict[str, fx.Node] = {}
     for node in stage.nodes:
-        role = sites.roles.get(node)
-        if role is None:
-            continue
-        source = sites.data_inputs(node)[0]
-        if role is Role.NEURON:
-            options = {"static": time.is_static(source), "model": time.model(node, neuron)}
-            threshold = time.threshold(node)
-            unroll = unroll_pair if node.target is two_sided else unroll_neuron
-            result = time.call(unroll, (time.data(source), threshold, time.timesteps), options)
-            time.define(node, result, static=False)
-        elif role is Role.NORM:
-            _unroll_norm(time, node, source, training=training)
-        else:
-            time.copy(node)
-        probe = node if role is Role.NEURON else source
-        if probed and (role is Role.NEURON or sites.is_weighted(node)):
-            measured[node.name] = time.call(fraction_active, (time.data(probe),), {})
-    run = time.finish(stage.output, list(measured.values()))
-    return Unrolled(run, tuple(measured), time.is_static(stage.output))
+        if node in sites.roles:
+            unroll_site(time, node, neuron, training=training)
+    return Unrolled(time.finish(stage.output, ()), time.is_static(stage.output))
+
+
+def unroll_site(time: TimeGraph, node: fx.Node, neuron: NeuronModel, *, training: bool) -> None:
+    """Add a call site to a graph that is differentiable through time."""
+    role = time.sites.roles[node]
+    source = time.sites.data_inputs(node)[0]
+    if role is Role.NEURON:
+        options = {"static": time.is_static(source), "model": time.model(node, neuron)}
+        unroll = unroll_pair if node.target is two_sided else unroll_neuron
+        result = time.call(unroll, (time.data(source), time.threshold(node), time.timesteps), options)
+        time.define(node, result, static=False)
+    elif role is Role.NORM:
+        _unroll_norm(time, node, source, training=training)
+    else:
+        time.copy(node)
 
 
 @dataclass

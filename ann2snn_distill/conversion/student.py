@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from ann2snn_distill.conversion.activity import Activity, activity_program
 from ann2snn_distill.conversion.emit import NEURONS
 from ann2snn_distill.conversion.network import Partitioned
 from ann2snn_distill.conversion.partition import Stage
@@ -170,24 +171,13 @@ class SpikingNetwork(nn.Module):
         """Return the logits (T, B, K) of every timestep, by the running statistics."""
         return self.in_inference.unroll(x, timesteps)
 
-    def activity(self, x: Tensor, timesteps: int) -> dict[str, float]:
-        """Return the fraction of active values at each neuron's output and each synapse's input, by call site."""
-        measured: dict[str, float] = {}
-        static = self.static_input
-        for stage in self.stages:
-            program = unrolled(
-                self.network.sites,
-                stage,
-                neuron=self.neuron,
-                static_input=static,
-                training=False,
-                probed=True,
-            )
-            with torch.no_grad():
-                x, values = program.unroll(self.body, x, timesteps)
-            measured.update(zip(program.probes, (float(value) for value in values), strict=True))
-            static = program.static_output
-        return measured
+    def activity(self, x: Tensor, timesteps: int) -> dict[str, Activity]:
+        """Return the activity of each neuron's output and of the input of each layer with weights, by call site."""
+        program = activity_program(self.network.sites, self.stages, neuron=self.neuron, static_input=self.static_input)
+        with torch.no_grad():
+            _, measured = program.run(self.body, x, timesteps)
+        found = torch.stack(measured).tolist()
+        return {name: Activity(*values) for name, values in zip(program.names, found, strict=True)}
 
     def _neurons(self) -> nn.ModuleDict:
         neurons = self.body.get_submodule(NEURONS)

@@ -45,11 +45,6 @@ def repeat_over_time(x: Tensor, timesteps: int, axis: int = 0) -> Tensor:
     return torch.cat([x] * timesteps, axis)
 
 
-def fraction_active(x: Tensor) -> Tensor:
-    """Return the fraction of values in `x` that are not zero, a scalar."""
-    return (x != 0).float().mean()
-
-
 class NeuronRecord(NamedTuple):
     """What the rate pass needs of a neuron.
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ann2snn_distill.checkpoint import EvaluationNumerics
+from ann2snn_distill.conversion.activity import Activity
 from ann2snn_distill.conversion.coverage import Coverage, LayerFate, coverage
 from ann2snn_distill.conversion.student import SpikingNetwork
 from ann2snn_distill.data.batches import test_batches
@@ -107,35 +108,36 @@ def silent_neurons(measured: Measured) -> list[str]:
     ]
 
 
-def _activity(student: SpikingNetwork, batches: Iterable[tuple[Tensor, Tensor]], timesteps: int) -> dict[str, float]:
-    totals: dict[str, float] = {}
+def _activity(student: SpikingNetwork, batches: Iterable[tuple[Tensor, Tensor]], timesteps: int) -> dict[str, Activity]:
+    totals: dict[str, Activity] = {}
     seen = 0
     with exact_float32():
         for x, _ in batches:
-            for name, value in student.activity(x, timesteps).items():
-                totals[name] = totals.get(name, 0.0) + value * len(x)
+            for name, found in student.activity(x, timesteps).items():
+                total = totals.get(name, Activity(0.0, 0.0))
+                totals[name] = Activity(total.share + found.share * len(x), total.spikes + found.spikes * len(x))
             seen += len(x)
-    return {name: value / seen for name, value in totals.items()}
+    return {name: Activity(total.share / seen, total.spikes / seen) for name, total in totals.items()}
 
 
-def _layer(fate: LayerFate, activity: dict[str, float], timesteps: int) -> LayerResult:
-    rate = activity.get(fate.name)
+def _layer(fate: LayerFate, activity: dict[str, Activity], timesteps: int) -> LayerResult:
+    found = activity.get(fate.name)
     return LayerResult(
         name=fate.name,
         role=fate.role.value,
-        firing_rate=rate,
+        firing_rate=found.share if found else None,
         binary_input=fate.binary_input,
         macs=fate.macs or None,
-        synops=fate.macs * timesteps * rate if fate.binary_input and rate is not None else None,
+        synops=fate.macs * timesteps * found.spikes if fate.binary_input and found else None,
     )
 
 
-def _energy(found: Coverage, activity: dict[str, float], timesteps: int) -> EnergyResult:
+def _energy(found: Coverage, activity: dict[str, Activity], timesteps: int) -> EnergyResult:
     """Spikes cost accumulates; analog inputs cost multiply-accumulates each timestep, once where they are constant."""
     picojoules = 0.0
     for fate in found.layers:
         if fate.binary_input:
-            picojoules += AC_PJ * fate.macs * timesteps * activity[fate.name]
+            picojoules += AC_PJ * fate.macs * timesteps * activity[fate.name].spikes
         else:
             picojoules += MAC_PJ * fate.macs * (1 if fate.static else timesteps)
     return EnergyResult(

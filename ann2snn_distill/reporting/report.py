@@ -68,7 +68,7 @@ class LayerResult(_Part):
     binary_input: bool | None = None
     macs: _Count | None = Field(None, description="multiply-accumulates of the ANN layer")
     synops: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="accumulates that spikes cause, over all timesteps"
+        None, description="accumulates that spikes cause, over all timesteps; each spike of an averaged window counts"
     )
 
 

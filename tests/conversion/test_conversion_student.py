@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from plain_snn import plain_snn
 from small_networks import IMAGE, images, labels, network, spiking
 from torch.nn import functional as F
 
@@ -157,16 +156,6 @@ def counted_bytes():
         return tensor
 
     return Counting(pack, lambda tensor: tensor)
-
-
-@torch.no_grad()
-def test_activity_is_the_fraction_of_values_that_are_not_zero():
-    student, x = spiking("test_resnet", threshold=0.4), images()
-    measured = student.activity(x, 4)
-    assert set(student.thresholds) <= set(measured)
-    plain, _ = plain_snn(student, repeat_over_time(x, 4), 4, training=False)
-    spikes = {name: float((plain.values[name] != 0).double().mean()) for name in student.thresholds}
-    assert {name: measured[name] for name in spikes} == pytest.approx(spikes, abs=1e-6)
 
 
 def test_thresholds_of_another_network_are_refused():

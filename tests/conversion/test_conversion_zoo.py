@@ -23,6 +23,7 @@ from zoo import (
 )
 
 from ann2snn_distill.checkpoint import SnnHeader, load_checkpoint, save_checkpoint
+from ann2snn_distill.conversion.activity import activity_program
 from ann2snn_distill.conversion.coverage import coverage
 from ann2snn_distill.conversion.network import StagedAnn, partitioned
 from ann2snn_distill.errors import UnsupportedModelError
@@ -56,6 +57,19 @@ def test_chained_stages_equal_the_model_bit_for_bit(family, full_coverage):
     expected = model(x)
     assert expected.std() > 1e-6
     assert torch.equal(staged(x), expected)
+
+
+@torch.no_grad()
+def test_counting_spikes_changes_none_and_finds_them_wherever_they_drive_a_layer(family, student):
+    sites, x = student.network.sites, family_images(family)
+    program = activity_program(sites, student.stages, neuron=student.neuron, static_input=True)
+    logits, _ = program.run(student.body, x, T)
+    assert torch.equal(logits, student(x, T).flatten(0, 1))
+    measured = student.activity(x, T)
+    assert set(sites.neuron_names()) <= set(measured)
+    assert all(0 <= share <= 1 for share, _ in measured.values())
+    driven = [measured[layer.name] for layer in coverage(sites).layers if layer.binary_input]
+    assert all(share <= spikes * (1 + 1e-6) for share, spikes in driven)
 
 
 def test_full_coverage_leaves_only_lstms_and_the_layers_that_read_the_image_analog(family):

@@ -53,6 +53,15 @@ def test_stdout_is_the_report_alone(trained):
     assert json.loads((trained.parent / "stdout.json").read_text()) == report_of(trained)
 
 
+AVERAGED = {
+    "layer2_0_downsample_1": "layer1_0_act2",
+    "layer3_0_downsample_1": "layer2_0_act2",
+    "layer4_0_downsample_1": "layer3_0_act3",
+    "fc": "layer4_0_act2",
+}
+"""Layers that read averages of 2x2 spikes -> the neurons that emit those."""
+
+
 def test_the_report_has_exactly_its_keys(trained):
     report = report_of(trained)
     assert set(report) == KEYS
@@ -71,8 +80,12 @@ def test_the_numbers_of_the_report_agree_with_each_other(trained):
     spiking = [layer for layer in report["layers"] if layer["binary_input"]]
     assert report["coverage"]["spiking_macs"] == sum(layer["macs"] for layer in spiking)
     assert report["coverage"]["total_macs"] == sum(layer["macs"] or 0 for layer in report["layers"])
+    rates = {layer["name"]: layer["firing_rate"] for layer in report["layers"]}
     for layer in spiking:
-        assert layer["synops"] == pytest.approx(3 * layer["macs"] * layer["firing_rate"])
+        pooled = rates.get(AVERAGED.get(layer["name"], ""))
+        arriving = layer["firing_rate"] if pooled is None else 4 * pooled
+        assert layer["synops"] == pytest.approx(3 * layer["macs"] * arriving)
+    assert set(AVERAGED) < {layer["name"] for layer in spiking}
     (analog,) = (layer for layer in report["layers"] if layer["macs"] and not layer["binary_input"])
     energy = (4.6 * analog["macs"] + 0.9 * sum(layer["synops"] for layer in spiking)) * 1e-9
     assert report["energy"]["snn_mj"] == pytest.approx(energy)
