@@ -17,6 +17,9 @@ CROP_PADDING = 1 / 8
 Streamed images take random resized crops.
 """
 
+ALPHA = 0.5
+"""Share of guidance in each branch's loss, the paper's."""
+
 _FEW_IMAGES = 10_000
 _REFERENCE_BATCH = 128
 
@@ -29,11 +32,13 @@ class RandomStart:
         from_epochs: a student that has so many starts from random weights where that is left open; None for never.
         epochs: of distillation, where that is left open; None as for others.
         sgd_decay: weight decay of SGD; None as for others.
+        alpha: share of guidance.
     """
 
     from_epochs: int | None = None
     epochs: int | None = None
     sgd_decay: float | None = None
+    alpha: float = ALPHA
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ FEW_SMALL = replace(FEW_TINY, epochs=150, teacher_epochs=200, aa="cifar10")
 
 SMALL = Recipe(
     epochs=300, teacher_epochs=300, tuning_epochs=20, batch_size=512, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
-    adamw_decay=0.05, copied_lr=0.25, random=RandomStart(from_epochs=250, epochs=600, sgd_decay=2.5e-4),
+    adamw_decay=0.05, copied_lr=0.25, random=RandomStart(from_epochs=250, epochs=600, sgd_decay=2.5e-4, alpha=1.0),
     aa="cifar10", cutout=0.0, cutmix=1.0,
 )  # fmt: skip
 """Small images such as CIFAR's."""
@@ -142,6 +147,16 @@ def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: 
         "mixup_prob": recipe.mixup_prob if cutmix else 1.0,
     }
     return {name: value for name, value in defaults.items() if getattr(settings, name) in (None, "auto")}
+
+
+def resolved_guidance(settings: ConvertSettings, recipe: Recipe) -> dict[str, object]:
+    """Return the share of guidance, if there is guidance and its share was left open.
+
+    Over hundreds of epochs from random weights the teacher alone is the better target.
+    """
+    if settings.alpha is not None or settings.method != "hybrid":
+        return {}
+    return {"alpha": recipe.random.alpha if settings.init == "scratch" else ALPHA}
 
 
 def resolved_clip(settings: ConvertSettings) -> dict[str, object]:

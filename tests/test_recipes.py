@@ -17,6 +17,7 @@ from ann2snn_distill.recipes import (
     resolved_clip,
     resolved_equalize,
     resolved_fit,
+    resolved_guidance,
     resolved_init,
     resolved_neuron,
 )
@@ -69,6 +70,16 @@ def test_a_student_from_random_weights_of_small_images_trains_longer_and_decays_
     assert "epochs" not in short
     assert short["warmup_epochs"] == pytest.approx(2)
     assert resolved("scratch", opt="adamw")["weight_decay"] == recipe.adamw_decay
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_guidance_alone_is_for_small_images_from_random_weights(recipe):
+    def alpha(**given):
+        return resolved_guidance(ConvertSettings(model="resnet18", **given), recipe)
+
+    assert alpha(init="scratch") == {"alpha": 1.0 if recipe is SMALL else 0.5}
+    assert alpha(init="teacher") == alpha(init="student.safetensors") == {"alpha": 0.5}
+    assert alpha(init="scratch", alpha=0.0) == alpha(init="scratch", method="rate") == {}
 
 
 def test_what_was_given_stays():

@@ -153,7 +153,10 @@ class ConvertSettings(NetworkSettings, FitSettings):
         description="rescale the teacher's weights so that one threshold a layer suits all of its channels "
         "(default: where convolutions are depthwise)",
     )
-    alpha: Fraction = Field(0.5, description="share of guidance in each branch's loss")
+    alpha: Fraction | None = Field(
+        None,
+        description="share of guidance in each branch's loss (default: 0.5; 1 for small images from random weights)",
+    )
     branches: str = Field("auto", description="auto, none, or names of cuts and paths of modules, separated by commas")
     projection_init: Literal["fitted", "random"] = Field(
         "fitted", description="projections of the branches start as the fit of the teacher's features, or random"

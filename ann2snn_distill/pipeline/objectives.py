@@ -71,6 +71,7 @@ def _by_rates(
 ) -> Objective:
     if guide is None:
         return RateObjective(programs, settings.timesteps)
+    assert settings.alpha is not None  # resolved
     return HybridObjective(
         programs,
         branches,
@@ -88,7 +89,7 @@ def _at_every_timestep(settings: ConvertSettings, programs: Programs, guide: Sta
         programs,
         guide,
         timesteps=settings.timesteps,
-        alpha=settings.alpha,
+        alpha=settings.alpha or 0.0,  # open without guidance
         temperature=settings.temperature,
     )
 

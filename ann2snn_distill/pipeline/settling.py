@@ -8,7 +8,14 @@ from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.data.datasets import NAMES, Dataset
 from ann2snn_distill.pipeline.starting import found_neuron
 from ann2snn_distill.pipeline.students import is_same_network, learns_from_random
-from ann2snn_distill.recipes import recipe_for, resolved_clip, resolved_fit, resolved_init, resolved_neuron
+from ann2snn_distill.recipes import (
+    recipe_for,
+    resolved_clip,
+    resolved_fit,
+    resolved_guidance,
+    resolved_init,
+    resolved_neuron,
+)
 
 
 def settled(settings: ConvertSettings, dataset: Dataset, device: torch.device) -> ConvertSettings:
@@ -24,7 +31,9 @@ def settled(settings: ConvertSettings, dataset: Dataset, device: torch.device) -
     fit = resolved_fit(settings, recipe, img_size=dataset.img_size, cuda=device.type == "cuda")
     measures = {"img_size": dataset.img_size, "dataset": _lasting_name(str(settings.dataset))}
     neuron = resolved_neuron(settings, found_neuron(settings))
-    return settings.model_copy(update={**fit, **resolved_clip(settings), **neuron, **measures})
+    return settings.model_copy(
+        update={**fit, **resolved_guidance(settings, recipe), **resolved_clip(settings), **neuron, **measures}
+    )
 
 
 def _lasting_name(dataset: str) -> str:

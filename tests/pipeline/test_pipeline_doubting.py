@@ -32,7 +32,7 @@ def test_what_changes_nothing_or_does_not_suit_is_told(changes, text):
     [
         {},
         {"alpha": 0.9, "temperature": 2.0, "beta": "decay"},
-        {"method": "rate", "alpha": 0.5},
+        {"method": "rate"},
         {"cutmix": 0.0, "mixup": 0.2, "mixup_off_epoch": 3},
         {"coverage": "full", "neuron": "if"},
     ],
