@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 from functools import reduce
 from pathlib import Path
 from types import ModuleType
@@ -55,6 +56,23 @@ def command_lines(text: str) -> list[list[str]]:
             elif words or not (word in LEADING or re.fullmatch(r"\w+=.*", word)):
                 words.append(word)
     return found
+
+
+def python_of(page: Path) -> list[str]:
+    """The Python programs of a page."""
+    return [block for language, block in FENCE.findall(page.read_text(encoding="utf-8")) if language == "python"]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [pytest.param(text, id=f"{page.name}-{index}") for page in PAGES for index, text in enumerate(python_of(page))],
+)
+def test_every_python_program_runs(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = tmp_path / "runs/demo/student.safetensors"
+    student.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "tests/fixtures/student-v2.safetensors", student)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, "<docs>", "exec"), {})
 
 
 def commands_of(page: Path) -> list[tuple[str, bool]]:
