@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 import typer
@@ -67,17 +66,22 @@ def test_the_exit_codes_are_frozen():
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["convert", "--help"], ["--version"]])
-def test_help_imports_no_torch_and_answers_fast(arguments):
+def test_help_imports_nothing_that_takes_seconds(arguments):
     code = (
         "import sys\nfrom ann2snn_distill.cli.process import main\n"
         f"try: main({arguments!r})\nexcept SystemExit as stop: assert stop.code == 0\n"
         "assert not {'torch', 'timm', 'torchvision'} & set(sys.modules), 'heavy imports'"
     )
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "snn-distill" in done.stdout
-    assert time.perf_counter() - started < 5  # below 1 s on an idle machine; tests share theirs
+
+
+def test_the_package_is_the_command_where_that_is_not_on_the_path():
+    command = [sys.executable, "-m", "ann2snn_distill", "inspect", "no_such_model"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no_such_model" in done.stderr
 
 
 def test_help_names_bounds_defaults_and_choices(run):
