@@ -28,7 +28,7 @@ from ann2snn_distill.pipeline.memory import MIB, step_memory
 from ann2snn_distill.pipeline.objectives import objective_of
 from ann2snn_distill.pipeline.students import neuron_model
 from ann2snn_distill.pipeline.teachers import execution_of
-from ann2snn_distill.recipes import resolved_neuron
+from ann2snn_distill.recipes import ALPHA, resolved_neuron
 from ann2snn_distill.reporting.benchmark import Benchmark, BenchMethod, StepTime
 from ann2snn_distill.reporting.versions import versions
 from ann2snn_distill.teacher import build_network, resolve_model_name
@@ -182,10 +182,10 @@ class _Bench:
     def _objective(self) -> Objective:
         if self._case.method == "ann":
             return AnnObjective(self._branches.teacher)
-        values: dict[str, object] = {"model": self._settings.model, "dataset": "bench", "method": self._case.method}
-        values |= {"timesteps": self._case.timesteps, "sampled_branches": self._settings.sampled_branches}
-        settings = ConvertSettings.model_validate(values)
-        return objective_of(settings, self._student, self._branches, self._execution)
+        case, settings = self._case, self._settings
+        values = {"model": settings.model, "method": case.method, "timesteps": case.timesteps, "alpha": ALPHA}
+        values |= {"sampled_branches": settings.sampled_branches}
+        return objective_of(ConvertSettings.model_validate(values), self._student, self._branches, self._execution)
 
     def _state(self) -> TrainState:
         if self._case.method == "ann":

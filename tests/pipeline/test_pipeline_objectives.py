@@ -38,7 +38,8 @@ def objectives(execution, method):
     student = SpikingNetwork(network, LIF, thresholds=uniform_thresholds(network.sites.neuron_names(), 1.0))
     positions = choose_positions(student.stages, teacher.stages, "auto", same_network=True)
     branches = HybridBranches(student.stages, StagedAnn(teacher), positions)
-    settings = ConvertSettings(model="test_resnet", method=method, epochs=5, quantized_epochs=1, finish_epochs=2)
+    lengths = {"epochs": 5, "quantized_epochs": 1, "finish_epochs": 2}
+    settings = ConvertSettings(model="test_resnet", method=method, alpha=0.5, **lengths)
     spans = spans_of(settings, student, branches, execution)
     assert [span.epochs for span in spans] == [1, 2, 2]
     return [span.objective for span in spans], branches.teacher
