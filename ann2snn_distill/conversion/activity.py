@@ -27,7 +27,7 @@ _ADAPTIVE_WINDOWS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, F.adaptive_avg_
 _MEANS = (torch.mean, "mean")
 _SUMS = (nn.Fold, F.fold, torch.sum, "sum")
 _RESIZES = (nn.Upsample, F.interpolate)
-_TAPS_OF_MODES = {"nearest": 1, "nearest-exact": 1, "linear": 2, "bilinear": 4, "bicubic": 16}
+_TAPS_OF_MODES = {"linear": 2, "bilinear": 4, "bicubic": 16, "trilinear": 8}
 
 
 class Activity(NamedTuple):
@@ -114,24 +114,33 @@ def _taps(sites: Sites, node: fx.Node) -> float | None:
             return node.target in kinds
         return isinstance(module, tuple(kind for kind in kinds if isinstance(kind, type)))
 
-    def option(name: str, default: object = None) -> Any:
-        return node.kwargs.get(name, default) if module is None else getattr(module, name)
+    def option(name: str, index: int) -> Any:
+        if module is not None:
+            return getattr(module, name)
+        return node.args[index] if len(node.args) > index else node.kwargs.get(name)
 
     if sites.roles[node] is Role.SHAPE or is_maxpool(sites, node) or is_one_of(_SUMS):
         return 1
     before, after = shapes[sites.data_inputs(node)[0]], shapes[node]
     if is_one_of(_WINDOWS):
-        kernel: Any = node.args[1] if len(node.args) > 1 else option("kernel_size")
-        return float(prod((kernel,) * len(after[2:]) if isinstance(kernel, int) else kernel))
-    if is_one_of(_ADAPTIVE_WINDOWS):
+        return _window(option("kernel_size", 1), before, after)
+    mode: Any = option("mode", 3) if is_one_of(_RESIZES) else None
+    if is_one_of(_ADAPTIVE_WINDOWS) or mode == "area":
         return prod(_mean_window(*side) for side in zip(before[2:], after[2:], strict=True))
     if is_one_of(_MEANS):
         return prod(before) / prod(after)
     if is_one_of(_RESIZES):
-        return _TAPS_OF_MODES[option("mode", "nearest")]
+        return _TAPS_OF_MODES.get(mode, 1)
     if is_one_of((BlurPool2d,)):
-        return float(option("filt_size")) ** 2
+        return float(option("filt_size", 0)) ** 2
     return None
+
+
+def _window(kernel: Any, before: tuple[int, ...], after: tuple[int, ...]) -> float:
+    """Return how many values a pool's window holds; one that is no number was asked of the image, and is as large."""
+    sides = kernel if isinstance(kernel, tuple | list) else (kernel,) * len(after[2:])
+    known = all(isinstance(side, int) for side in sides)
+    return float(prod(sides)) if known else prod(before) / prod(after)
 
 
 def _mean_window(values: int, windows: int) -> float:

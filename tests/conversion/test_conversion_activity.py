@@ -57,6 +57,8 @@ OPERATIONS = {
     "average of the same size": (lambda: AvgPool2dSame((4, 2), stride=(4, 2)), 8),
     "average, a function": (lambda: Call(lambda x: F.avg_pool2d(x, 4)), 16),
     "average, a function's keyword": (lambda: Call(lambda x: F.avg_pool2d(x, kernel_size=(2, 4))), 8),
+    "average as large as the image": (lambda: Call(lambda x: F.avg_pool2d(x, x.shape[2:])), 1024),
+    "area": (lambda: Call(lambda x: F.interpolate(x, None, 0.5, "area")), 4),
     "adaptive average": (lambda: nn.AdaptiveAvgPool2d(8), 16),
     "adaptive average of a larger size": (lambda: nn.AdaptiveAvgPool2d(64), 1),
     "mean": (lambda: Call(lambda x: x.mean((2, 3), keepdim=True)), 1024),
