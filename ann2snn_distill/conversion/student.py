@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from ann2snn_distill.conversion.activity import Activity, activity_program
+from ann2snn_distill.conversion.activity import Activity, ActivityProgram, activity_program
 from ann2snn_distill.conversion.emit import NEURONS
 from ann2snn_distill.conversion.network import Partitioned
 from ann2snn_distill.conversion.partition import Stage
@@ -173,11 +173,15 @@ class SpikingNetwork(nn.Module):
 
     def activity(self, x: Tensor, timesteps: int) -> dict[str, Activity]:
         """Return the activity of each neuron's output and of the input of each layer with weights, by call site."""
-        program = activity_program(self.network.sites, self.stages, neuron=self.neuron, static_input=self.static_input)
+        program = self._activity_program
         with torch.no_grad():
             _, measured = program.run(self.body, x, timesteps)
         found = torch.stack(measured).tolist()
         return {name: Activity(*values) for name, values in zip(program.names, found, strict=True)}
+
+    @cached_property
+    def _activity_program(self) -> ActivityProgram:
+        return activity_program(self.network.sites, self.stages, neuron=self.neuron, static_input=self.static_input)
 
     def _neurons(self) -> nn.ModuleDict:
         neurons = self.body.get_submodule(NEURONS)

@@ -32,6 +32,17 @@ SMALL = {
 """Networks that compile in seconds."""
 
 
+class Block(nn.Module):
+    """A module of any operation, such as a function, which the trace looks through."""
+
+    def __init__(self, operation):
+        super().__init__()
+        self.operation = operation
+
+    def forward(self, x):
+        return self.operation(x)
+
+
 def network(name, keywords=None, *, seed=0, dtype=torch.float64):
     """A timm model in eval mode; every norm, bias and running statistic is perturbed."""
     keywords = NETWORKS.get(name, {}) if keywords is None else keywords

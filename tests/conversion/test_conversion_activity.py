@@ -3,11 +3,14 @@
 import pytest
 import torch
 from plain_snn import plain_snn
-from small_networks import CLASSES, images, spiking, spiking_form
+from small_networks import CLASSES, IMAGE, Block, images, spiking, spiking_form
 from timm.layers import AvgPool2dSame, BlurPool2d, LayerScale2d
 from torch import nn
 from torch.nn import functional as F
 
+from ann2snn_distill.conversion.network import partitioned
+from ann2snn_distill.conversion.student import SpikingNetwork, uniform_thresholds
+from ann2snn_distill.neurons.equations import IF
 from ann2snn_distill.neurons.temporal import repeat_over_time
 
 T = 4
@@ -29,17 +32,6 @@ class Reading(nn.Module):
         return self.head(self.out(x).mean((2, 3)))
 
 
-class Call(nn.Module):
-    """A function as a module, which the trace looks through."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
-
-
 def norm():
     norm = nn.BatchNorm2d(CHANNELS)
     nn.init.uniform_(norm.weight, 0.5, 1.5)
@@ -47,24 +39,29 @@ def norm():
     return norm
 
 
+def spread(x):
+    return (F.avg_pool2d(x, IMAGE) + torch.ones(1, 1, 4, 4)).reshape(-1, CHANNELS, 2, 8)
+
+
 OPERATIONS = {
     "nothing": (nn.Identity, 1),
     "norm": (norm, 1),
     "scale": (lambda: LayerScale2d(CHANNELS), 1),
-    "shift": (lambda: Call(lambda x: 2 * x + 0.5), 1),
-    "nearest": (lambda: Call(lambda x: F.interpolate(x, scale_factor=2)), 1),
+    "shift": (lambda: Block(lambda x: 2 * x + 0.5), 1),
+    "nearest": (lambda: Block(lambda x: F.interpolate(x, scale_factor=2)), 1),
     "average": (lambda: nn.AvgPool2d(2), 4),
     "average of the same size": (lambda: AvgPool2dSame((4, 2), stride=(4, 2)), 8),
-    "average, a function": (lambda: Call(lambda x: F.avg_pool2d(x, 4)), 16),
-    "average, a function's keyword": (lambda: Call(lambda x: F.avg_pool2d(x, kernel_size=(2, 4))), 8),
-    "average as large as the image": (lambda: Call(lambda x: F.avg_pool2d(x, x.shape[2:])), 1024),
-    "area": (lambda: Call(lambda x: F.interpolate(x, None, 0.5, "area")), 4),
+    "average, a function": (lambda: Block(lambda x: F.avg_pool2d(x, 4)), 16),
+    "average, a function's keyword": (lambda: Block(lambda x: F.avg_pool2d(x, kernel_size=(2, 4))), 8),
+    "average as large as the image": (lambda: Block(lambda x: F.avg_pool2d(x, x.shape[2:])), 1024),
+    "area": (lambda: Block(lambda x: F.interpolate(x, None, 0.5, "area")), 4),
     "adaptive average": (lambda: nn.AdaptiveAvgPool2d(8), 16),
     "adaptive average of a larger size": (lambda: nn.AdaptiveAvgPool2d(64), 1),
-    "mean": (lambda: Call(lambda x: x.mean((2, 3), keepdim=True)), 1024),
-    "sum": (lambda: Call(lambda x: x.sum((2, 3), keepdim=True)), 1024),
+    "mean": (lambda: Block(lambda x: x.mean((2, 3), keepdim=True)), 1024),
+    "sum": (lambda: Block(lambda x: x.sum((2, 3), keepdim=True)), 1024),
+    "a constant of a larger size": (lambda: Block(spread), 1024),
     "averages of averages": (lambda: nn.Sequential(nn.AvgPool2d(2), norm(), nn.AvgPool2d(2)), 16),
-    "square": (lambda: Call(lambda x: F.avg_pool2d(x, 2) ** 2), 4),
+    "square": (lambda: Block(lambda x: F.avg_pool2d(x, 2) ** 2), 4),
 }
 """What stands between the neuron and the layer -> how many spikes can reach one of its inputs."""
 
@@ -116,7 +113,7 @@ def test_a_maximum_of_spikes_is_one_spike():
 
 @torch.no_grad()
 def test_joined_channels_keep_their_counts():
-    joined = Call(lambda x: torch.cat([F.avg_pool2d(x, 2), F.max_pool2d(x, 2)], 1))
+    joined = Block(lambda x: torch.cat([F.avg_pool2d(x, 2), F.max_pool2d(x, 2)], 1))
     torch.manual_seed(0)
     student = spiking_form(Reading(joined, channels=2 * CHANNELS).double().eval())
     plain, _ = plain_snn(student, repeat_over_time(images(), T), T, training=False)
@@ -127,7 +124,25 @@ def test_joined_channels_keep_their_counts():
 
 @torch.no_grad()
 def test_what_is_not_made_of_spikes_has_a_share_and_no_count():
-    assert reading(lambda: Call(torch.sigmoid)).activity(images(), T)["reader"] == (1, 0)
+    assert reading(lambda: Block(torch.sigmoid)).activity(images(), T)["reader"] == (1, 0)
+
+
+@torch.no_grad()
+def test_spikes_of_either_sign_count():
+    torch.manual_seed(0)
+    cut = partitioned(
+        Reading(Block(lambda x: torch.tanh(x - x.mean((2, 3), keepdim=True)))).double().eval(),
+        img_size=IMAGE,
+        full_coverage=True,
+    )
+    names = cut.sites.neuron_names()
+    student = SpikingNetwork(cut, IF, thresholds=uniform_thresholds(names, 0.2)).double()
+    plain, _ = plain_snn(student, repeat_over_time(images(), T), T, training=False)
+    signed = {name: plain.values[name] for name in names if (plain.values[name] < 0).any()}
+    assert signed
+    measured = student.activity(images(), T)
+    for name, spikes in signed.items():
+        assert measured[name] == pytest.approx((float((spikes != 0).double().mean()),) * 2)
 
 
 @torch.no_grad()

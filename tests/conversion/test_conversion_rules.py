@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from small_networks import Block
 from timm.layers import activations, activations_me
 from torch import fx, nn
 from torch.nn import functional as F
@@ -24,15 +25,6 @@ class Net(nn.Module):
 
     def forward(self, x):
         return self.fc(self.block(self.act(self.conv(x))).mean((2, 3)))
-
-
-class Block(nn.Module):
-    def __init__(self, operation):
-        super().__init__()
-        self.operation = operation
-
-    def forward(self, x):
-        return self.operation(x)
 
 
 def refusal(model, **options):
