@@ -33,12 +33,14 @@ class RandomStart:
         epochs: of distillation, where that is left open; None as for others.
         sgd_decay: weight decay of SGD; None as for others.
         alpha: share of guidance.
+        mixup: its beta parameter under guidance, beside cutmix.
     """
 
     from_epochs: int | None = None
     epochs: int | None = None
     sgd_decay: float | None = None
     alpha: float = ALPHA
+    mixup: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ FEW_SMALL = replace(FEW_TINY, epochs=150, teacher_epochs=200, aa="cifar10")
 
 SMALL = Recipe(
     epochs=300, teacher_epochs=300, tuning_epochs=20, batch_size=512, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
-    adamw_decay=0.05, copied_lr=0.25, random=RandomStart(from_epochs=250, epochs=600, sgd_decay=2.5e-4, alpha=1.0),
-    aa="cifar10", cutout=0.0, cutmix=1.0,
+    adamw_decay=0.05, copied_lr=0.25, aa="cifar10", cutout=0.0, cutmix=1.0,
+    random=RandomStart(from_epochs=250, epochs=600, sgd_decay=2.5e-4, alpha=1.0, mixup=1.0),
 )  # fmt: skip
 """Small images such as CIFAR's."""
 
@@ -126,12 +128,13 @@ def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: 
     batch = settings.batch_size if isinstance(settings.batch_size, int) else recipe.batch_size
     sgd = settings.opt == "sgd"
     peak = (recipe.sgd_lr if sgd else recipe.adamw_lr) * batch * settings.grad_accum_steps / _REFERENCE_BATCH
-    epochs, decay = recipe.epochs, recipe.sgd_decay
+    epochs, decay, mixup = recipe.epochs, recipe.sgd_decay, 0.0
+    cutmix = recipe.cutmix if settings.cutmix is None else settings.cutmix
     if isinstance(settings, ConvertSettings) and settings.init != "scratch":
         peak *= recipe.copied_lr
     elif isinstance(settings, ConvertSettings):
         epochs, decay = recipe.random.epochs or epochs, recipe.random.sgd_decay or decay
-    cutmix = recipe.cutmix if settings.cutmix is None else settings.cutmix
+        mixup = recipe.random.mixup if cutmix and settings.method == "hybrid" else 0.0
     defaults: dict[str, object] = {
         "epochs": epochs,
         "batch_size": batch,
@@ -143,6 +146,7 @@ def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: 
         "cuda_graph": cuda,
         "aa": recipe.aa,
         "cutout": round(recipe.cutout * img_size),
+        "mixup": mixup,
         "cutmix": cutmix,
         "mixup_prob": recipe.mixup_prob if cutmix else 1.0,
     }

@@ -82,10 +82,23 @@ def test_guidance_alone_is_for_small_images_from_random_weights(recipe):
     assert alpha(init="scratch", alpha=0.0) == alpha(init="scratch", method="rate") == {}
 
 
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_mixup_beside_cutmix_is_for_guided_students_of_small_images_from_random_weights(recipe):
+    def mixup(**given):
+        settings = ConvertSettings(model="resnet18", **given)
+        return resolved_fit(settings, recipe, img_size=32, cuda=False)["mixup"]
+
+    assert mixup(init="scratch") == (1.0 if recipe is SMALL else 0.0)
+    assert mixup(init="teacher") == mixup(init="scratch", method="rate") == mixup(init="scratch", cutmix=0.0) == 0.0
+    assert resolved_fit(FitSettings(), recipe, img_size=32, cuda=False)["mixup"] == 0.0
+
+
 def test_what_was_given_stays():
-    settings = ConvertSettings(model="resnet18", lr=0.3, cutmix=0.0, cutout=4, aa="none", epochs=7, init="scratch")
+    settings = ConvertSettings(
+        model="resnet18", lr=0.3, mixup=0.2, cutmix=0.0, cutout=4, aa="none", epochs=7, init="scratch"
+    )
     resolved = resolved_fit(settings, SMALL, img_size=32, cuda=True)
-    assert not {"lr", "cutmix", "cutout", "aa", "epochs"} & resolved.keys()
+    assert not {"lr", "mixup", "cutmix", "cutout", "aa", "epochs"} & resolved.keys()
     assert resolved["amp"] is resolved["torchcompile"] is resolved["cuda_graph"] is True
     for same in (True, False):
         assert resolved_init(settings, SMALL, same_network=same, random_fits=never_asked) == {}

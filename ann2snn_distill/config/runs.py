@@ -87,7 +87,10 @@ class FitSettings(Frozen):
     cutout: Annotated[int, Field(ge=0)] | None = Field(
         None, description="side of the erased square, pixels (default: by data set)"
     )
-    mixup: Annotated[float, Field(ge=0)] = Field(0.0, description="mixup's beta parameter, 0 is off")
+    mixup: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="mixup's beta parameter, 0 is off; in convert the student's alone (default: by data and start)",
+    )
     cutmix: Annotated[float, Field(ge=0)] | None = Field(
         None, description="cutmix's beta parameter, 0 is off (default: by data set)"
     )

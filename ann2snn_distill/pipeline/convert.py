@@ -11,7 +11,7 @@ from ann2snn_distill.evaluation.accuracy import top1
 from ann2snn_distill.evaluation.alignment import BranchScore, hybrid_scores
 from ann2snn_distill.events import Caution, Event, Note, Observer, OutputChosen
 from ann2snn_distill.files import write_text
-from ann2snn_distill.pipeline.distilling import Distillation, distilled, guesses, new_distillation
+from ann2snn_distill.pipeline.distilling import Distillation, distilled, new_distillation, teacher_doubt
 from ann2snn_distill.pipeline.gates import check_gates
 from ann2snn_distill.pipeline.guards import deterministic, interruptible
 from ann2snn_distill.pipeline.measuring import ACTIVITY_IMAGES, Measured, measured_beside, silent_neurons
@@ -69,7 +69,7 @@ def _run(run: Prepared, observe: Observer, cautions: list[str]) -> Report:
         observe(Caution(text))
     taught = ready_teacher(run.loaded, run.settings, run.settings, run.dataset, run.device, observe)
     work = new_distillation(run, taught)
-    if (doubt := guesses(work)) is not None:
+    if (doubt := teacher_doubt(work)) is not None:
         observe(Caution(doubt))
     state, result = distilled(work, observe)
     return _conclude(work, state, result, cautions, observe)

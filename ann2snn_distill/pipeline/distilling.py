@@ -39,6 +39,8 @@ _CALIBRATION_IMAGES = 256
 _PROBE_IMAGES = 64
 _FEW_GUESSES = 0.99
 """So great a share of right images is no guess, however few they are."""
+_KNOWN = 0.99
+"""Share of the training images that a teacher has right from which labels have nothing to add to its guidance."""
 _WEIGHTS = "teacher_weights"
 _FITTED_IMAGES = 64
 """Calibration images at once while projections are fitted: T times as many rows are in memory."""
@@ -128,21 +130,24 @@ class Distillation:
         )
 
 
-def guesses(work: Distillation) -> str | None:
-    """Return a sentence if the teacher is no better than chance on training images, else None."""
+def teacher_doubt(work: Distillation) -> str | None:
+    """Return a sentence if the teacher has too few training images right for what it is to teach, else None."""
     run = work.run
     split, classes = spread(run.dataset.train, _CALIBRATION_IMAGES), len(run.dataset.classes)
     batches = _batches_of(run, work.taught, split, run.device, workers=0)
     share = top1(work.teacher, batches) / 100
     chance = 1 / classes
+    known = f"the teacher has {share:.1%} of {len(split)} training images right"
     if share > min(chance + 3 * (chance * (1 - chance) / len(split)) ** 0.5, _FEW_GUESSES):
-        return None
+        if run.settings.method != "hybrid" or run.settings.alpha != 1 or share >= _KNOWN:
+            return None
+        return f"{known}, and with --alpha 1 the student learns from nothing else; --alpha 0.5 adds the labels"
     remedy = (
         f"it was trained too briefly; give more than --teacher-epochs {work.taught.epochs}"
         if work.taught.epochs
         else "its weights, or the order of its classes, are others than the data's; give another --checkpoint, or none"
     )
-    return f"the teacher has {share:.0%} of {len(split)} training images right, no more than a guess has: {remedy}"
+    return f"{known}, no more than a guess has: {remedy}"
 
 
 def new_distillation(run: Prepared, taught: Taught) -> Distillation:

@@ -112,7 +112,7 @@ def augmentation_of(settings: FitSettings, dataset: Dataset) -> Augmentation:
         crop_padding=round(CROP_PADDING * dataset.img_size) if resident else 0,
         policy=settings.aa or "none",
         cutout=settings.cutout or 0,
-        mixup=settings.mixup,
+        mixup=settings.mixup or 0.0,
         cutmix=settings.cutmix or 0.0,
         mixup_prob=1.0 if settings.mixup_prob is None else settings.mixup_prob,
         mixup_off_epoch=settings.mixup_off_epoch,
@@ -166,7 +166,7 @@ class _Lesson:
     def augmentation(self) -> Augmentation:
         augmentation = augmentation_of(self.fit_settings, self.dataset)
         if isinstance(self.fit_settings, ConvertSettings):
-            return replace(augmentation, mixup_off_epoch=0)  # which counts the student's epochs
+            return replace(augmentation, mixup=0.0, mixup_off_epoch=0)  # which are the student's
         return augmentation
 
     @property

@@ -8,7 +8,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ann2snn_distill.config import FitSettings
 from ann2snn_distill.data.datasets import load_dataset
@@ -87,6 +87,28 @@ def test_a_teacher_that_guesses_is_told_before_a_student_is_distilled(command, t
     assert "no more than a guess has: it was trained too briefly; give more than --teacher-epochs 1" in untaught.err
 
 
+def test_guidance_alone_under_a_teacher_that_knows_little_is_told(command, shades, tiny, tmp_path):
+    options = ("--dataset", shades, "--img-size", 16, "--batch-size", 12, "--teacher-epochs", 30, "--device", "cpu")
+    done = command("teach", "test_resnet", *options, "--output", tmp_path, "--json")
+    assert json.loads(done.out)["top1"] == 100
+    path = tmp_path / "teacher.safetensors"
+    weights = load_file(path)
+    weights["fc.bias"][2] = -1e9  # it never says the third class
+    save_file(weights, tmp_path / "two.safetensors")
+
+    def told(name, *flags):
+        run = command(
+            "convert", *tiny, "--checkpoint", tmp_path / name, *flags, "--output", tmp_path / "run", "--overwrite"
+        )
+        assert run.code == 0, run.err
+        return "the teacher has 66.7% of 36 training images right, and with --alpha 1" in run.err
+
+    assert told("two.safetensors", "--alpha", 1)
+    assert not told("teacher.safetensors", "--alpha", 1)
+    assert not told("two.safetensors")
+    assert not told("two.safetensors", "--alpha", 1, "--method", "rate")
+
+
 def test_a_teacher_that_has_all_of_a_few_images_right_does_not_guess(command, tmp_path):
     """Of four coins, all right is what one guess in sixteen has."""
     for label, level in (("dark", 0), ("light", 255)):
@@ -102,7 +124,7 @@ def test_a_teacher_that_has_all_of_a_few_images_right_does_not_guess(command, tm
     assert not any("guess" in warning for warning in report["warnings"])
 
 
-def test_mixing_that_ends_for_a_student_goes_on_for_its_teacher(command, shades, tmp_path):
+def test_mixup_and_the_end_of_mixing_are_the_students_and_not_its_teachers(command, shades, tmp_path):
     options = (
         "test_resnet",
         "--dataset",
@@ -119,7 +141,7 @@ def test_mixing_that_ends_for_a_student_goes_on_for_its_teacher(command, shades,
     done = command("teach", *options, "--teacher-epochs", 3, "--seed", 23)
     assert done.code == 0, done.err
     run = command(
-        "convert", *options, "--teacher-epochs", 3, "--seed", 23, "--epochs", 2, "--mixup-off-epoch", 1,
+        "convert", *options, "--teacher-epochs", 3, "--seed", 23, "--epochs", 2, "--mixup-off-epoch", 1, "--mixup", 0.3,
         "--timesteps", 2, "--output", tmp_path / "run",
     )  # fmt: skip
     assert run.code == 0, run.err
