@@ -32,13 +32,15 @@ class RandomStart:
         from_epochs: a student that has so many starts from random weights where that is left open; None for never.
         epochs: of distillation, where that is left open; None as for others.
         sgd_decay: weight decay of SGD; None as for others.
+        patient_from: epochs from which a guided student learns by the next two, which are for long schedules.
         alpha: share of guidance.
-        mixup: its beta parameter under guidance, beside cutmix.
+        mixup: its beta parameter, beside cutmix.
     """
 
     from_epochs: int | None = None
     epochs: int | None = None
     sgd_decay: float | None = None
+    patient_from: int = 0
     alpha: float = ALPHA
     mixup: float = 0.0
 
@@ -92,7 +94,7 @@ FEW_SMALL = replace(FEW_TINY, epochs=150, teacher_epochs=200, aa="cifar10")
 SMALL = Recipe(
     epochs=300, teacher_epochs=300, tuning_epochs=20, batch_size=512, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
     adamw_decay=0.05, copied_lr=0.25, aa="cifar10", cutout=0.0, cutmix=1.0,
-    random=RandomStart(from_epochs=250, epochs=600, sgd_decay=2.5e-4, alpha=1.0, mixup=1.0),
+    random=RandomStart(from_epochs=250, epochs=600, sgd_decay=2.5e-4, patient_from=80, alpha=1.0, mixup=1.0),
 )  # fmt: skip
 """Small images such as CIFAR's."""
 
@@ -128,13 +130,12 @@ def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: 
     batch = settings.batch_size if isinstance(settings.batch_size, int) else recipe.batch_size
     sgd = settings.opt == "sgd"
     peak = (recipe.sgd_lr if sgd else recipe.adamw_lr) * batch * settings.grad_accum_steps / _REFERENCE_BATCH
-    epochs, decay, mixup = recipe.epochs, recipe.sgd_decay, 0.0
+    epochs, decay = recipe.epochs, recipe.sgd_decay
     cutmix = recipe.cutmix if settings.cutmix is None else settings.cutmix
     if isinstance(settings, ConvertSettings) and settings.init != "scratch":
         peak *= recipe.copied_lr
     elif isinstance(settings, ConvertSettings):
         epochs, decay = recipe.random.epochs or epochs, recipe.random.sgd_decay or decay
-        mixup = recipe.random.mixup if cutmix and settings.method == "hybrid" else 0.0
     defaults: dict[str, object] = {
         "epochs": epochs,
         "batch_size": batch,
@@ -146,21 +147,28 @@ def resolved_fit(settings: FitSettings, recipe: Recipe, *, img_size: int, cuda: 
         "cuda_graph": cuda,
         "aa": recipe.aa,
         "cutout": round(recipe.cutout * img_size),
-        "mixup": mixup,
+        "mixup": recipe.random.mixup if cutmix and _is_patient(settings, recipe) else 0.0,
         "cutmix": cutmix,
         "mixup_prob": recipe.mixup_prob if cutmix else 1.0,
     }
     return {name: value for name, value in defaults.items() if getattr(settings, name) in (None, "auto")}
 
 
+def _is_patient(settings: FitSettings, recipe: Recipe) -> bool:
+    """Return whether a student learns from its teacher for so long that it may be left alone with it."""
+    if not isinstance(settings, ConvertSettings) or (settings.method, settings.init) != ("hybrid", "scratch"):
+        return False
+    return (settings.epochs or recipe.random.epochs or recipe.epochs) >= recipe.random.patient_from
+
+
 def resolved_guidance(settings: ConvertSettings, recipe: Recipe) -> dict[str, object]:
     """Return the share of guidance, if there is guidance and its share was left open.
 
-    Over hundreds of epochs from random weights the teacher alone is the better target.
+    Over many epochs from random weights the teacher alone is the better target.
     """
     if settings.alpha is not None or settings.method != "hybrid":
         return {}
-    return {"alpha": recipe.random.alpha if settings.init == "scratch" else ALPHA}
+    return {"alpha": recipe.random.alpha if _is_patient(settings, recipe) else ALPHA}
 
 
 def resolved_clip(settings: ConvertSettings) -> dict[str, object]:

@@ -73,11 +73,13 @@ def test_a_student_from_random_weights_of_small_images_trains_longer_and_decays_
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_guidance_alone_is_for_small_images_from_random_weights(recipe):
+def test_guidance_alone_is_for_small_images_from_random_weights_over_many_epochs(recipe):
     def alpha(**given):
         return resolved_guidance(ConvertSettings(model="resnet18", **given), recipe)
 
-    assert alpha(init="scratch") == {"alpha": 1.0 if recipe is SMALL else 0.5}
+    for given in ({}, {"epochs": 80}):
+        assert alpha(init="scratch", **given) == {"alpha": 1.0 if recipe is SMALL else 0.5}
+    assert alpha(init="scratch", epochs=79) == {"alpha": 0.5}
     assert alpha(init="teacher") == alpha(init="student.safetensors") == {"alpha": 0.5}
     assert alpha(init="scratch", alpha=0.0) == alpha(init="scratch", method="rate") == {}
 
@@ -88,7 +90,8 @@ def test_mixup_beside_cutmix_is_for_guided_students_of_small_images_from_random_
         settings = ConvertSettings(model="resnet18", **given)
         return resolved_fit(settings, recipe, img_size=32, cuda=False)["mixup"]
 
-    assert mixup(init="scratch") == (1.0 if recipe is SMALL else 0.0)
+    assert mixup(init="scratch") == mixup(init="scratch", epochs=80) == (1.0 if recipe is SMALL else 0.0)
+    assert mixup(init="scratch", epochs=79) == 0.0
     assert mixup(init="teacher") == mixup(init="scratch", method="rate") == mixup(init="scratch", cutmix=0.0) == 0.0
     assert resolved_fit(FitSettings(), recipe, img_size=32, cuda=False)["mixup"] == 0.0
 

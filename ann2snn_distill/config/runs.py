@@ -89,7 +89,7 @@ class FitSettings(Frozen):
     )
     mixup: Annotated[float, Field(ge=0)] | None = Field(
         None,
-        description="mixup's beta parameter, 0 is off; in convert the student's alone (default: by data and start)",
+        description="mixup's beta parameter, 0 is off; in convert the student's (default: by data, start and epochs)",
     )
     cutmix: Annotated[float, Field(ge=0)] | None = Field(
         None, description="cutmix's beta parameter, 0 is off (default: by data set)"
@@ -158,7 +158,7 @@ class ConvertSettings(NetworkSettings, FitSettings):
     )
     alpha: Fraction | None = Field(
         None,
-        description="share of guidance in each branch's loss (default: 0.5; 1 for small images from random weights)",
+        description="share of guidance in each branch's loss (default: 0.5, or 1 by data, start and epochs)",
     )
     branches: str = Field("auto", description="auto, none, or names of cuts and paths of modules, separated by commas")
     projection_init: Literal["fitted", "random"] = Field(
