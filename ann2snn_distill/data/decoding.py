@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,7 +26,7 @@ from ann2snn_distill.tensorfile import read_whole
 LARGEST_BYTES = 16 * 2**30
 """Decoded images beyond this are refused: they would not fit a common machine's memory."""
 
-DECODING_VERSION = 2
+DECODING_VERSION = 3
 """Of what decoding makes of a file: kept images of another version are made anew."""
 
 TINY_BYTES = 16 * 2**10
@@ -46,6 +47,9 @@ class UnreadableImageError(BadInputError):
             "or leave out what cannot be read with --skip-bad-images"
         )
 
+
+_WHITE_IS_ZERO = 0
+"""What TIFF's tag PhotometricInterpretation says of grey levels that count from white."""
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
@@ -73,6 +77,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     """The image in 8 bits a channel; Pillow would cut wider pixels off at 255."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         grey_HW = (np.asarray(image).astype(np.uint32) + 128) // 257
+        if isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO:
+            grey_HW = 255 - grey_HW  # Pillow inverts those of 8 bits alone
         return Image.fromarray(grey_HW.astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         numbers = "integers" if image.mode == "I" else "floating-point numbers"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 
 from ann2snn_distill.data.datasets import FolderSplit, ImageSplit, load_dataset
 from ann2snn_distill.data.decoding import open_rgb
@@ -156,6 +157,13 @@ def test_sixteen_bits_become_eight(tmp_path: Path, form: str, dtype: str) -> Non
     Image.fromarray(grey_HW.astype(dtype)).save(path)
     seen_HWC = np.asarray(open_rgb(path))
     assert np.array_equal(seen_HWC, np.repeat((grey_HW / 257).round()[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize(("photometric", "seen"), [(0, [255, 0]), (1, [0, 255])])  # 0: white is zero
+def test_sixteen_bits_of_a_tiff_may_count_from_white(tmp_path: Path, photometric: int, seen: list[int]) -> None:
+    path = tmp_path / "image.tiff"
+    Image.fromarray(np.array([[0, 65535]], "uint16")).save(path, tiffinfo={PHOTOMETRIC_INTERPRETATION: photometric})
+    assert np.asarray(open_rgb(path))[0, :, 0].tolist() == seen
 
 
 @pytest.mark.parametrize(("dtype", "numbers"), [("float32", "floating-point numbers"), ("int32", "integers")])
