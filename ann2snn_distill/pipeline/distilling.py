@@ -40,7 +40,7 @@ _PROBE_IMAGES = 64
 _FEW_GUESSES = 0.99
 """So great a share of right images is no guess, however few they are."""
 _KNOWN = 0.99
-"""Share of the training images that a teacher has right from which labels have nothing to add to its guidance."""
+"""A teacher that has so great a share of the training images right needs no labels beside its guidance."""
 _WEIGHTS = "teacher_weights"
 _FITTED_IMAGES = 64
 """Calibration images at once while projections are fitted: T times as many rows are in memory."""
