@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ann2snn_distill.cli import results
 from ann2snn_distill.cli.options import DryRun, Json, with_flags
@@ -10,7 +11,7 @@ from ann2snn_distill.cli.render import observing
 from ann2snn_distill.config import CONFIG_FILE, ConvertSettings
 from ann2snn_distill.errors import GateMissedError, UsageError
 from ann2snn_distill.events import Event, Observer, OutputChosen
-from ann2snn_distill.reporting.report import Report, dumps
+from ann2snn_distill.reporting.report import CoverageResult, Report, dumps
 
 
 def _kept(values: Mapping[str, object]) -> Path | None:
@@ -36,8 +37,7 @@ def convert(settings: ConvertSettings, *, dry_run: DryRun = False, json: Json = 
     if dry_run:
         with observing() as observe:
             plan = pipeline.plan(settings, observe)
-        shown = plan | {"settings": {name: _exact(value) for name, value in plan["settings"].items()}}
-        emit_json(plan) if json else show(*outline("plan", shown))
+        emit_json(plan) if json else show(*outline("plan", _readable(plan)))
         return
     folders: list[Path] = []
     try:
@@ -48,6 +48,12 @@ def convert(settings: ConvertSettings, *, dry_run: DryRun = False, json: Json = 
             _show(settings, error.report, folders, json=json)
         raise
     _show(settings, report, folders, json=json)
+
+
+def _readable(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan whose coverage is in percent, as everywhere, and whose settings can be given again."""
+    covered = plan["coverage"] | {"share": results.share(CoverageResult.model_validate(plan["coverage"]))}
+    return {**plan, "coverage": covered, "settings": {name: _exact(value) for name, value in plan["settings"].items()}}
 
 
 def _exact(value: object) -> object:

@@ -12,6 +12,13 @@ from ann2snn_distill.events import Observer, OutputChosen
 from ann2snn_distill.reporting.inspection import Inspection
 from ann2snn_distill.reporting.report import Report
 
+PLAN = {
+    "settings": {"model": "test_resnet", "lr": 1 / 3},
+    "stages": [{"name": "stem"}],
+    "coverage": {"spiking_macs": 9968, "total_macs": 10000, "share": 0.9968},
+    "steps": 9,
+}
+
 
 @pytest.fixture
 def report() -> Report:
@@ -95,7 +102,7 @@ def pipeline(
         evaluate=answer("evaluate", SimpleNamespace(report=report, reported={})),
         inspect=answer("inspect", inspection),
         teach=answer("teach", {"model": "test_resnet", "top1": 99.5, "path": tmp_path}),
-        plan=answer("plan", {"settings": {"model": "test_resnet"}, "stages": [{"name": "stem"}], "steps": 9}),
+        plan=answer("plan", PLAN),
     )
     monkeypatch.setitem(sys.modules, "ann2snn_distill.pipeline", fake)
     monkeypatch.setattr(ann2snn_distill, "pipeline", fake, raising=False)

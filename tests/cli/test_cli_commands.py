@@ -64,9 +64,11 @@ def test_a_dry_run_only_plans(run, pipeline):
     done = run(*CONVERT, "--dry-run")
     assert done.code == 0
     assert [name for name, _ in pipeline.calls] == ["plan"]
-    for fact in ("plan", "steps", "9", "settings", "test_resnet", "stages", "stem"):
+    for fact in ("plan", "steps", "9", "settings", "test_resnet", "stages", "stem", "99.68 %", str(1 / 3)):
         assert fact in done.out
-    assert json.loads(run(*CONVERT, "--dry-run", "--json").out)["steps"] == 9
+    planned = json.loads(run(*CONVERT, "--dry-run", "--json").out)
+    assert planned["steps"] == 9
+    assert planned["coverage"]["share"] == 0.9968
 
 
 def test_teach_shows_the_teacher(run, pipeline, tmp_path):
