@@ -114,6 +114,9 @@ class ConvertSettings(NetworkSettings, FitSettings):
     """Everything `convert` can be told."""
 
     timesteps: Annotated[int, Field(ge=1, le=1024)] = Field(4, description="timesteps T of the SNN")
+    train_timesteps: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="timesteps that the SNN is trained with, T or more (default: T)"
+    )
     student: str | None = Field(None, description="another timm architecture for the SNN")
     output: HomePath | None = Field(None, description="output folder (default: runs/MODEL-DATASET-tT-N)")
     overwrite: bool = Field(False, description="replace what a non-empty output folder holds")
@@ -196,6 +199,11 @@ class ConvertSettings(NetworkSettings, FitSettings):
         return self.neuron or ("if" if self.coverage == "full" else "lif")
 
     @property
+    def trained_timesteps(self) -> int:
+        """The timesteps of the training, of which the SNN runs the first."""
+        return self.train_timesteps or self.timesteps
+
+    @property
     def started_from(self) -> Path | None:
         """The file of the student that this one goes on from."""
         return None if self.init in (None, "teacher", "scratch") else Path(str(self.init))
@@ -209,6 +217,11 @@ class ConvertSettings(NetworkSettings, FitSettings):
                 raise ValueError(f"{name} belongs to lif, as an if neuron keeps its whole membrane; give --neuron lif")
         if self.sam and self.amp_dtype == "float16":
             raise ValueError("sam has no way back from a float16 gradient that overflows; give --amp-dtype bfloat16")
+        if self.trained_timesteps < self.timesteps:
+            raise ValueError(
+                f"train_timesteps {self.train_timesteps} is fewer than the {self.timesteps} timesteps of the SNN; "
+                f"give {self.timesteps} or more, or fewer timesteps"
+            )
         if self.learn_decay and self.decay in (0.0, 1.0):
             raise ValueError("learn_decay starts strictly between 0 and 1; give another decay")
         if self.resume is not None and self.overwrite:

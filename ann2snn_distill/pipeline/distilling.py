@@ -97,7 +97,9 @@ class Distillation:
         if run.settings.projection_init == "fitted" and self.branches.positions:
             images = _first_images(run, self.taught, _CALIBRATION_IMAGES).to(run.device)
             with exact_float32():
-                fit_projections(self.student, self.branches, images.split(_FITTED_IMAGES), run.settings.timesteps)
+                fit_projections(
+                    self.student, self.branches, images.split(_FITTED_IMAGES), run.settings.trained_timesteps
+                )
 
     def conclusion(self, state: TrainState, batches: TrainBatches) -> Conclude:
         """Return what is done after the last step: averaged weights get statistics of their own."""
@@ -106,7 +108,7 @@ class Distillation:
         def conclude() -> None:
             if state.average:
                 renew_statistics(
-                    self.student, state, batches, epoch=settings.epochs or 0, timesteps=settings.timesteps,
+                    self.student, state, batches, epoch=settings.epochs or 0, timesteps=settings.trained_timesteps,
                     img_size=img_size,
                 )  # fmt: skip
 

@@ -62,7 +62,7 @@ def _by_method(
     settings: ConvertSettings, programs: Programs, branches: HybridBranches, guide: StagedAnn | None
 ) -> Objective:
     if settings.method == "bptt":
-        return BpttObjective(programs, settings.timesteps)
+        return BpttObjective(programs, settings.trained_timesteps)
     return _by_rates(settings, programs, branches, guide)
 
 
@@ -70,14 +70,14 @@ def _by_rates(
     settings: ConvertSettings, programs: Programs, branches: HybridBranches, guide: StagedAnn | None
 ) -> Objective:
     if guide is None:
-        return RateObjective(programs, settings.timesteps)
+        return RateObjective(programs, settings.trained_timesteps)
     assert settings.alpha is not None  # resolved
     return HybridObjective(
         programs,
         branches,
         guide,
         betas=branch_weights(len(branches.positions), settings.beta),
-        timesteps=settings.timesteps,
+        timesteps=settings.trained_timesteps,
         alpha=settings.alpha,
         temperature=settings.temperature,
         sampled=settings.sampled_branches,
@@ -88,7 +88,7 @@ def _at_every_timestep(settings: ConvertSettings, programs: Programs, guide: Sta
     return EveryTimestepObjective(
         programs,
         guide,
-        timesteps=settings.timesteps,
+        timesteps=settings.trained_timesteps,
         alpha=settings.alpha or 0.0,  # open without guidance
         temperature=settings.temperature,
     )

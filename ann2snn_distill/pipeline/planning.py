@@ -133,7 +133,7 @@ def _memory(
             student,
             teacher,
             positions=positions,
-            timesteps=settings.timesteps,
+            timesteps=settings.trained_timesteps,
             execution=execution_of(settings, device),
             sampled=settings.sampled_branches,
             learn_decay=bool(settings.learn_decay),

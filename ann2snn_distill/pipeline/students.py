@@ -161,10 +161,15 @@ def new_student(settings: ConvertSettings, teacher: LoadedNetwork, calibration: 
     network.body.to(calibration.device)
     model, decays = neuron_model(settings), decays_of(settings, network)
     calibrate = thresholds_of_ann if settings.init == "teacher" else thresholds_of_snn
-    thresholds = calibrate(network.sites, calibration, settings.timesteps, neuron=model, decays=decays or {})
+    thresholds = calibrate(network.sites, calibration, settings.trained_timesteps, neuron=model, decays=decays or {})
     if settings.equalize:
         equalize(
-            network.sites, calibration, settings.timesteps, thresholds=thresholds, neuron=model, decays=decays or {}
+            network.sites,
+            calibration,
+            settings.trained_timesteps,
+            thresholds=thresholds,
+            neuron=model,
+            decays=decays or {},
         )
     if settings.threshold is not None:
         thresholds |= uniform_thresholds(activation_names(network.sites), settings.threshold)

@@ -44,6 +44,7 @@ def student_header(run: Prepared, taught: Taught, student: SpikingNetwork, resul
             "method": settings.method,
             "seed": settings.seed,
             "epochs": settings.epochs,
+            "train_timesteps": settings.trained_timesteps,
             "seconds": result.seconds,
             "images_per_second": result.images_per_second,
             "peak_memory_mib": result.peak_memory_mib,

@@ -80,7 +80,7 @@ def test_a_name_never_leaves_the_folder(read):
         ("run = [1]", "run 1 of"),
         ("[defaults]\nname = 'x'\n[[run]]", "would name every run alike"),
         (DEFAULTS + "[[run]]\ntimestep = 2", "unknown key `timestep` in run 1 of"),
-        (DEFAULTS + "[[run]]\ntimestep = 2", "did you mean `timesteps`?"),
+        (DEFAULTS + "[[run]]\ntimestep = 2", "did you mean `timesteps` or `train_timesteps`?"),
         (DEFAULTS + "[[run]]\ntimesteps = 0", "`timesteps` in run 1 of"),
         (DEFAULTS + "[[run]]\ntimesteps = 0", "must be at least 1, not 0"),
         (DEFAULTS + "[[run]]\nseed = [0, 1]", "lists belong into a [[grid]]"),

@@ -39,7 +39,7 @@ def objectives(execution, method):
     positions = choose_positions(student.stages, teacher.stages, "auto", same_network=True)
     branches = HybridBranches(student.stages, StagedAnn(teacher), positions)
     lengths = {"epochs": 5, "quantized_epochs": 1, "finish_epochs": 2}
-    settings = ConvertSettings(model="test_resnet", method=method, alpha=0.5, **lengths)
+    settings = ConvertSettings(model="test_resnet", method=method, alpha=0.5, timesteps=2, train_timesteps=5, **lengths)
     spans = spans_of(settings, student, branches, execution)
     assert [span.epochs for span in spans] == [1, 2, 2]
     return [span.objective for span in spans], branches.teacher
@@ -66,3 +66,9 @@ def test_without_guidance_no_span_has_a_teacher():
         for method in ("rate", "bptt"):
             found, _ = objectives(execution, method)
             assert all(getattr(objective, "guide", None) is None for objective in found)
+
+
+@pytest.mark.parametrize("method", ["hybrid", "rate", "bptt"])
+def test_all_spans_take_the_timesteps_of_the_training(method):
+    found, _ = objectives(PLAIN[0], method)
+    assert [objective.timesteps for objective in found] == [5, 5, 5]
