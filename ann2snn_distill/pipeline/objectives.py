@@ -148,6 +148,7 @@ def epoch_metrics(
             if validation is not None and validation.is_due(epoch):
                 scores = hybrid_scores(student, branches, validation.batches, timesteps)
                 line["val_top1"] = scores.top1_at[timesteps]
+                line["val_top1_at"] = {str(t): accuracy for t, accuracy in scores.top1_at.items()}
                 line["val_branches"] = {score.name: score.top1 for score in scores.branches}
         return line
 

@@ -24,7 +24,7 @@ from ann2snn_distill.training.step import Execution, LossTotals, Step, ready_ste
 _REPORT_SECONDS = 1.0
 
 _COUNTED = ("epoch", "seconds", "images_per_second")
-_KINDS: dict[str, type] = {"phase": str, "cosine": dict, "val_branches": dict}
+_KINDS: dict[str, type] = {"phase": str, "cosine": dict, "val_branches": dict, "val_top1_at": dict}
 """Values of an epoch's line that are not a number or None."""
 
 

@@ -101,7 +101,7 @@ def test_metrics_have_one_line_an_epoch_with_named_parts(trained):
     lines = lines_of(trained)
     assert [line["epoch"] for line in lines] == [1, 2]
     for line in lines:
-        assert set(line) == LINE | {"val_top1", "val_branches"}
+        assert set(line) == LINE | {"val_top1", "val_top1_at", "val_branches"}
         assert set(line["cosine"]) == set(line["val_branches"]) == {"layer1", "layer2", "layer3"}
         assert line["peak_memory_mib"] is None
         assert all(-1 <= value <= 1 for value in line["cosine"].values())
@@ -130,8 +130,12 @@ def test_validation_comes_at_its_interval_and_at_the_end_by_the_weights_that_are
     pixels = val.images_NCHW.float() / 255
     x = (pixels - torch.tensor(header.mean).view(3, 1, 1)) / torch.tensor(header.std).view(3, 1, 1)
     with torch.no_grad():
-        guesses = student(x, 2).mean(0).argmax(1)
-    assert lines[-1]["val_top1"] == pytest.approx(100 * float((guesses == val.labels_N).double().mean()))
+        logits_TBK = student(x, 2)
+    for t in (1, 2):
+        guesses = logits_TBK[:t].mean(0).argmax(1)
+        accuracy = 100 * float((guesses == val.labels_N).double().mean())
+        assert lines[-1]["val_top1_at"][str(t)] == pytest.approx(accuracy)
+    assert lines[-1]["val_top1"] == lines[-1]["val_top1_at"]["2"]
 
 
 def test_the_last_epochs_may_be_trained_through_time_by_a_loss_at_every_timestep(command, tiny, tmp_path):
