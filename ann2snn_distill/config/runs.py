@@ -167,6 +167,7 @@ class ConvertSettings(NetworkSettings, FitSettings):
     projection_init: Literal["fitted", "random"] = Field(
         "fitted", description="projections of the branches start as the fit of the teacher's features, or random"
     )
+    projection_lr: Scale = Field(1.0, description="learning rate of the projections over that of the student")
     sampled_branches: bool = Field(False, description="each image takes one of the branches, and not all: cheaper")
     beta: Literal["uniform", "decay"] = Field("uniform", description="weights of the branches")
     temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="temperature of guidance")

@@ -89,6 +89,7 @@ class Distillation:
         return train_state(
             modules, opt=settings.opt, weight_decay=settings.weight_decay, average_decay=settings.model_ema,
             scaled=execution_of(settings, self.run.device).scaled, clip=clip, radius=settings.sam,
+            shares={"branches": settings.projection_lr},
         )  # fmt: skip
 
     def begin(self) -> None:

@@ -6,6 +6,7 @@ In place, because a captured step knows the tensors by address; and by name, bec
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -50,9 +51,9 @@ class TrainState:
         return next(iter(self.modules.values()))
 
     def set_learning_rate(self, value: float) -> None:
-        """Write the learning rate of every group in place, without a device sync."""
+        """Write the learning rate of every group, its share of `value`, in place and without a device sync."""
         for group in self.optimizer.param_groups:
-            group["lr"].fill_(value)
+            group["lr"].fill_(value * group["share"])
 
     def scaled(self, loss: Tensor) -> Tensor:
         """Return the loss that is differentiated: times the scale of the gradients, if there is one."""
@@ -159,6 +160,7 @@ def train_state(
     scaled: bool = False,
     clip: Clip | None = None,
     radius: float = 0.0,
+    shares: Mapping[str, float] = MappingProxyType({}),
 ) -> TrainState:
     """Build the optimiser (no weight decay on norms and biases) and the moving average.
 
@@ -170,28 +172,38 @@ def train_state(
         scaled: whether gradients are float16's, and so the loss is scaled for them.
         clip: what gradients are shortened to, or None.
         radius: of sharpness-aware minimisation; 0 without.
+        shares: name of a module -> its learning rate over that of the others.
     """
-    parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
+    trained = {name: [p for p in module.parameters() if p.requires_grad] for name, module in modules.items()}
+    parameters = [p for members in trained.values() for p in members]
     device = parameters[0].device
-    decayed = [p for p in parameters if p.ndim > 1]
-    plain = [p for p in parameters if p.ndim <= 1]
     groups = [
-        {"params": members, "weight_decay": decay}
-        for members, decay in ((decayed, weight_decay), (plain, 0.0))
-        if members
-    ]
-    rate = torch.zeros((), device=device)
-    if opt == "sgd":
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(
-            groups, lr=rate, momentum=MOMENTUM, nesterov=True, fused=True
+        {"params": some, "weight_decay": decay, "share": share, "lr": torch.zeros((), device=device)}
+        for share, members in _by_share(trained, shares).items()
+        for some, decay in (
+            ([p for p in members if p.ndim > 1], weight_decay),
+            ([p for p in members if p.ndim <= 1], 0.0),
         )
+        if some
+    ]
+    if opt == "sgd":
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, momentum=MOMENTUM, nesterov=True, fused=True)
     else:
-        optimizer = torch.optim.AdamW(groups, lr=rate, fused=True, capturable=device.type == "cuda")
+        optimizer = torch.optim.AdamW(groups, fused=True, capturable=device.type == "cuda")
     for parameter in parameters:
         optimizer.state[parameter] = _fresh_state(parameter, opt)
     network = next(iter(modules.values()))
     average = {name: value.detach().clone() for name, value in _floating(network)} if average_decay else {}
     return TrainState(modules, optimizer, average, average_decay, _scaler(device) if scaled else None, clip, radius)
+
+
+def _by_share(
+    trained: Mapping[str, list[nn.Parameter]], shares: Mapping[str, float]
+) -> dict[float, list[nn.Parameter]]:
+    found: dict[float, list[nn.Parameter]] = {}
+    for name, members in trained.items():
+        found.setdefault(shares.get(name, 1.0), []).extend(members)
+    return found
 
 
 def _scaler(device: torch.device) -> GradScaler:

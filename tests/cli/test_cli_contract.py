@@ -23,9 +23,9 @@ FLAGS = {
     + FIT
     + "--timesteps --train-timesteps --student --output --overwrite --method --neuron --decay --threshold --v-init "
     "--reset --surrogate-width --init --equalize --no-equalize --alpha --branches --beta --temperature --coverage "
-    "--maxpool --resume --val-interval --sampled-branches --projection-init --finish-epochs --quantized-epochs "
-    "--stage-decays --learn-decay --no-learn-decay --clip-grad --clip-mode --sam --min-accuracy --max-drop "
-    "--config --dry-run --json",
+    "--maxpool --resume --val-interval --sampled-branches --projection-init --projection-lr --finish-epochs "
+    "--quantized-epochs --stage-decays --learn-decay --no-learn-decay --clip-grad --clip-mode --sam --min-accuracy "
+    "--max-drop --config --dry-run --json",
     "eval": "--dataset --data-dir --timesteps --device --batch-size --workers --skip-bad-images --json",
     "inspect": "--all --img-size --model-kwargs --stem --classes --timesteps --batch-size --coverage --maxpool "
     "--strict --json",
