@@ -178,8 +178,13 @@ def train_state(
     parameters = [p for members in trained.values() for p in members]
     device = parameters[0].device
     groups = [
-        {"params": some, "weight_decay": decay, "share": share, "lr": torch.zeros((), device=device)}
-        for share, members in _by_share(trained, shares).items()
+        {
+            "params": some,
+            "weight_decay": decay,
+            "share": shares.get(name, 1.0),
+            "lr": torch.zeros((), device=device),
+        }
+        for name, members in trained.items()
         for some, decay in (
             ([p for p in members if p.ndim > 1], weight_decay),
             ([p for p in members if p.ndim <= 1], 0.0),
@@ -195,15 +200,6 @@ def train_state(
     network = next(iter(modules.values()))
     average = {name: value.detach().clone() for name, value in _floating(network)} if average_decay else {}
     return TrainState(modules, optimizer, average, average_decay, _scaler(device) if scaled else None, clip, radius)
-
-
-def _by_share(
-    trained: Mapping[str, list[nn.Parameter]], shares: Mapping[str, float]
-) -> dict[float, list[nn.Parameter]]:
-    found: dict[float, list[nn.Parameter]] = {}
-    for name, members in trained.items():
-        found.setdefault(shares.get(name, 1.0), []).extend(members)
-    return found
 
 
 def _scaler(device: torch.device) -> GradScaler:

@@ -14,11 +14,14 @@ def report_of(folder):
 
 @pytest.fixture
 def folders(command, tiny, tmp_path):
-    """The folders of a student of one timestep that was trained with two, and of a student of two; all else is one."""
+    """The folders of a student of one timestep that was trained with two, and of a student of two; all else is one.
+
+    Everything that takes timesteps before the end takes part: thresholds, equalising, projections, the average.
+    """
     found = {}
     for name, flags in {"one of two": "--timesteps 1 --train-timesteps 2", "two": "--timesteps 2"}.items():
         folder = tmp_path / name
-        done = command("convert", *tiny, *flags.split(), "--output", folder)
+        done = command("convert", *tiny, *flags.split(), "--equalize", "--model-ema", 0.9, "--output", folder)
         assert done.code == 0, done.err
         found[name] = folder
     return found
