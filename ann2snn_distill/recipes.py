@@ -1,7 +1,7 @@
 """The default recipe for each kind of data, in this one place; docs/experiments.md says what was measured for it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ann2snn_distill.config import AutoAugmentName, ConvertSettings, FitSettings
 
@@ -32,9 +32,10 @@ class RandomStart:
         from_epochs: a student that has so many starts from random weights where that is left open; None for never.
         epochs: of distillation, where that is left open; None as for others.
         sgd_decay: weight decay of SGD; None as for others.
-        patient_from: epochs from which a guided student learns by the next two, which are for long schedules.
+        patient_from: epochs from which a guided student learns by the next three, which are for long schedules.
         alpha: share of guidance.
         mixup: its beta parameter, beside cutmix.
+        trained_with: timesteps of the training, by those of the SNN, where they are more.
     """
 
     from_epochs: int | None = None
@@ -43,6 +44,7 @@ class RandomStart:
     patient_from: int = 0
     alpha: float = ALPHA
     mixup: float = 0.0
+    trained_with: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ FEW_SMALL = replace(FEW_TINY, epochs=150, teacher_epochs=200, aa="cifar10")
 SMALL = Recipe(
     epochs=300, teacher_epochs=300, tuning_epochs=20, batch_size=512, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
     adamw_decay=0.05, copied_lr=0.25, aa="cifar10", cutout=0.0, cutmix=1.0,
-    random=RandomStart(from_epochs=250, epochs=600, sgd_decay=2.5e-4, patient_from=80, alpha=1.0, mixup=1.0),
+    random=RandomStart(
+        from_epochs=250, epochs=600, sgd_decay=2.5e-4, patient_from=80, alpha=1.0, mixup=1.0, trained_with={2: 4}
+    ),
 )  # fmt: skip
 """Small images such as CIFAR's."""
 
@@ -169,6 +173,17 @@ def resolved_guidance(settings: ConvertSettings, recipe: Recipe) -> dict[str, ob
     if settings.alpha is not None or settings.method != "hybrid":
         return {}
     return {"alpha": recipe.random.alpha if _is_patient(settings, recipe) else ALPHA}
+
+
+def resolved_timesteps(settings: ConvertSettings, recipe: Recipe) -> dict[str, object]:
+    """Return the timesteps of the training where they were left open and are to be more than those of the SNN.
+
+    A student of two timesteps is better trained with four.
+    """
+    more = recipe.random.trained_with.get(settings.timesteps)
+    if settings.train_timesteps is not None or more is None or not _is_patient(settings, recipe):
+        return {}
+    return {"train_timesteps": more}
 
 
 def resolved_clip(settings: ConvertSettings) -> dict[str, object]:

@@ -20,6 +20,7 @@ from ann2snn_distill.recipes import (
     resolved_guidance,
     resolved_init,
     resolved_neuron,
+    resolved_timesteps,
 )
 
 
@@ -82,6 +83,19 @@ def test_guidance_alone_is_for_small_images_from_random_weights_over_many_epochs
     assert alpha(init="scratch", epochs=79) == {"alpha": 0.5}
     assert alpha(init="teacher") == alpha(init="student.safetensors") == {"alpha": 0.5}
     assert alpha(init="scratch", alpha=0.0) == alpha(init="scratch", method="rate") == {}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_two_timesteps_of_small_images_are_trained_with_four_from_random_weights_over_many_epochs(recipe):
+    def more(timesteps, **given):
+        given = {"init": "scratch", **given}
+        return resolved_timesteps(ConvertSettings(model="resnet18", timesteps=timesteps, **given), recipe)
+
+    expected = {"train_timesteps": 4} if recipe is SMALL else {}
+    assert more(2) == more(2, epochs=80) == expected
+    assert more(1) == more(3) == more(4) == more(6) == {}
+    assert more(2, epochs=79) == more(2, init="teacher") == more(2, method="rate") == {}
+    assert more(2, train_timesteps=2) == more(2, train_timesteps=6) == {}
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)

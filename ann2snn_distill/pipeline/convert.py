@@ -67,12 +67,19 @@ def convert(settings: ConvertSettings, observe: Observer) -> Report:
 def _run(run: Prepared, observe: Observer, cautions: list[str]) -> Report:
     for text in run.warnings:
         observe(Caution(text))
+    if run.settings.trained_timesteps > run.settings.timesteps:
+        observe(Note(_longer_training(run.settings)))
     taught = ready_teacher(run.loaded, run.settings, run.settings, run.dataset, run.device, observe)
     work = new_distillation(run, taught)
     if (doubt := teacher_doubt(work)) is not None:
         observe(Caution(doubt))
     state, result = distilled(work, observe)
     return _conclude(work, state, result, cautions, observe)
+
+
+def _longer_training(settings: ConvertSettings) -> str:
+    unrolled, run = settings.trained_timesteps, settings.timesteps
+    return f"trained with {unrolled} timesteps, of which the SNN runs the first {run} (--train-timesteps)"
 
 
 def _conclude(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ann2snn_distill.config import ConvertSettings
 from ann2snn_distill.teacher import LoadedNetwork
 
-_OF_GUIDANCE = ("alpha", "beta", "temperature", "branches", "projection_init", "sampled_branches")
+_OF_GUIDANCE = ("alpha", "beta", "temperature", "branches", "projection_init", "projection_lr", "sampled_branches")
 
 
 def doubts(settings: ConvertSettings, loaded: LoadedNetwork) -> Iterator[str]:

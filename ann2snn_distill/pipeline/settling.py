@@ -15,6 +15,7 @@ from ann2snn_distill.recipes import (
     resolved_guidance,
     resolved_init,
     resolved_neuron,
+    resolved_timesteps,
 )
 
 
@@ -31,9 +32,8 @@ def settled(settings: ConvertSettings, dataset: Dataset, device: torch.device) -
     fit = resolved_fit(settings, recipe, img_size=dataset.img_size, cuda=device.type == "cuda")
     measures = {"img_size": dataset.img_size, "dataset": _lasting_name(str(settings.dataset))}
     neuron = resolved_neuron(settings, found_neuron(settings))
-    return settings.model_copy(
-        update={**fit, **resolved_guidance(settings, recipe), **resolved_clip(settings), **neuron, **measures}
-    )
+    taught = resolved_guidance(settings, recipe) | resolved_timesteps(settings, recipe)
+    return settings.model_copy(update={**fit, **taught, **resolved_clip(settings), **neuron, **measures})
 
 
 def _lasting_name(dataset: str) -> str:

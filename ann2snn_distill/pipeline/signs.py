@@ -82,7 +82,8 @@ def _unaligned(history: Sequence[Mapping[str, Any]], led: Collection[str]) -> It
             sign = "falls" if falls else "does not rise"
             yield (
                 f"the alignment of {name} {sign}: its cosine with the teacher's feature was {first:.2f} after the "
-                f"first epoch, {best:.2f} at best, and is {last:.2f}; try a lower --lr, or other --branches"
+                f"first epoch, {best:.2f} at best, and is {last:.2f}; try --projection-lr 0.1, "
+                "a lower --lr, or other --branches"
             )
 
 

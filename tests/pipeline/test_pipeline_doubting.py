@@ -18,6 +18,7 @@ def told(**changes):
     [
         ({"method": "rate", "alpha": 0.9}, "--method rate has no guidance: --alpha changes nothing"),
         ({"method": "bptt", "beta": "decay", "branches": "none"}, "--beta, --branches change nothing"),
+        ({"method": "rate", "projection_lr": 0.1}, "--projection-lr changes nothing"),
         ({"cutmix": 0.0, "mixup_off_epoch": 3}, "no batch is mixed: --mixup-off-epoch changes nothing"),
         ({"coverage": "full"}, "--neuron if has T + 1 levels"),
     ],

@@ -6,6 +6,8 @@ import pytest
 from safetensors.torch import load_file
 
 from ann2snn_distill.checkpoint import read_header
+from ann2snn_distill.pipeline import settling
+from ann2snn_distill.recipes import SMALL
 
 
 def report_of(folder):
@@ -23,6 +25,8 @@ def folders(command, tiny, tmp_path):
         folder = tmp_path / name
         done = command("convert", *tiny, *flags.split(), "--equalize", "--model-ema", 0.9, "--output", folder)
         assert done.code == 0, done.err
+        told = "trained with 2 timesteps, of which the SNN runs the first 1 (--train-timesteps)"
+        assert (told in done.err) == (name == "one of two")
         found[name] = folder
     return found
 
@@ -52,6 +56,18 @@ def test_the_memory_is_that_of_the_training(command, tiny):
     plans = [command("convert", *tiny, "--train-timesteps", steps, "--dry-run", "--json") for steps in (2, 4)]
     few, many = (json.loads(plan.out)["memory"]["step, MiB (estimate)"] for plan in plans)
     assert few < many
+
+
+def test_a_recipe_can_ask_for_more_than_it_runs(command, tiny, monkeypatch):
+    monkeypatch.setattr(settling, "recipe_for", lambda **measures: SMALL)
+
+    def settings(*flags):
+        return json.loads(command("convert", *tiny, *flags, "--dry-run", "--json").out)["settings"]
+
+    long = ("--init", "scratch", "--epochs", 80)
+    assert settings(*long)["train_timesteps"] == 4
+    assert settings(*long, "--train-timesteps", 2)["train_timesteps"] == 2
+    assert "train_timesteps" not in settings("--init", "teacher", "--epochs", 80)
 
 
 def test_fewer_than_it_runs_are_refused(command, tiny, tmp_path):
