@@ -1,6 +1,7 @@
 """The process of a command: its signals from first to last, and the one place where its exit code is decided."""
 
 import atexit
+import gc
 import os
 import signal
 import sys
@@ -19,7 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run `arguments` (default: the process's own) and leave with the exit code of the interface."""
     interruptible = Interruptible()
     interruptible.catch()
-    sys.exit(interruptible.run(lambda: _run(arguments)))
+    code = interruptible.run(lambda: _run(arguments))
+    gc.freeze()  # what is left goes with the process: to look through it for garbage takes a second or more
+    sys.exit(code)
 
 
 def _run(arguments: Sequence[str] | None) -> int:

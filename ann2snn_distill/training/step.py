@@ -10,6 +10,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from ann2snn_distill.collector import uncollected
 from ann2snn_distill.distillation.objectives import Objective
 from ann2snn_distill.training.state import TrainState
 
@@ -182,7 +183,7 @@ def ready_step(
     if not how.replayed:
         return step
     started = time.perf_counter()
-    with _told_if_slow(note) if how.compiled else nullcontext():
+    with _told_if_slow(note) if how.compiled else nullcontext(), uncollected():
         step = captured_step(step, state, totals, x=x, target_BK=target_BK)
     note(f"step {'compiled and ' if how.compiled else ''}captured in {time.perf_counter() - started:.0f} s")
     return step
