@@ -90,8 +90,8 @@ def with_flags(
 def _import_engine() -> None:
     """Import what every command stands on, once its settings are known to be right.
 
-    That takes seconds, a quarter of which the collector would take. All of it lasts, so that it is left out of every
-    later collection, too.
+    That takes seconds, a part of which is the collector's. All of it lasts, so that it is left out of every later
+    collection, too.
     """
     if _ENGINE not in sys.modules:
         with uncollected():

@@ -34,6 +34,7 @@ def test_a_cut_whose_alignment_does_not_rise_or_falls_is_named_with_its_figures(
     (told,) = signs(lines(layer1=[0.5, 0.6, 0.7, 0.8], layer2=cosine))
     assert f"the alignment of layer2 {sign}" in told
     assert figures in told
+    assert "try --projection-lr 0.1, a lower --lr, or other --branches" in told
 
 
 def test_the_end_is_the_mean_of_the_last_quarter():

@@ -1,5 +1,6 @@
 """How a step is made ready: captured where that was asked for, and said so where it takes long."""
 
+import gc
 import time
 
 import pytest
@@ -20,6 +21,7 @@ def made_ready(monkeypatch, *, captured, compiled=False, seconds=0.0):
 
     def capture(step, *_, **__):
         captures.append(step)
+        assert not gc.isenabled(), "the collector goes through all that a compilation makes"
         deadline = time.monotonic() + seconds
         while not said and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -34,6 +36,7 @@ def made_ready(monkeypatch, *, captured, compiled=False, seconds=0.0):
     totals = LossTotals(torch.device("cpu"))
     x, target = torch.ones(2, 4), torch.eye(3)[:2]
     ready_step(AnnObjective(network), state, totals, how, x=x, target_BK=target, note=said.append)
+    assert gc.isenabled()
     return bool(captures), said
 
 
