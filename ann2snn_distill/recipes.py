@@ -90,7 +90,7 @@ FEW_TINY = Recipe(
 )  # fmt: skip
 """Images up to 16 px, fewer than 10,000 of them: digits."""
 
-FEW_SMALL = replace(FEW_TINY, epochs=150, teacher_epochs=200, aa="cifar10")
+FEW_SMALL = replace(FEW_TINY, epochs=150, teacher_epochs=200, tuning_epochs=100, aa="cifar10")
 """Small images, fewer than 10,000 of them: photographs need more steps than digits, and varied images."""
 
 SMALL = Recipe(

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from ann2snn_distill.config import FitSettings
 from ann2snn_distill.data.datasets import load_dataset
 from ann2snn_distill.pipeline.teachers import augmentation_of
+from ann2snn_distill.recipes import FEW_SMALL, FEW_TINY
 
 
 def test_teach_writes_a_teacher_that_convert_takes_as_it_is(command, shades, tiny, tmp_path):
@@ -171,6 +172,22 @@ def test_convert_takes_the_teacher_that_teach_left_in_the_cache(command, shades,
     run = command("convert", *tiny, "--seed", 21, "--output", tmp_path / "run")
     assert "teacher: taken from" in run.err
     assert "teacher test_resnet:" not in run.err
+
+
+def test_a_teacher_of_other_weights_is_tuned_for_as_long_as_the_recipe_of_the_data_says(
+    command, shades, taught_file, tmp_path
+):
+    file = taught_file(tmp_path / "three.safetensors", seed=0)
+    others = tmp_path / "others"
+    shutil.copytree(shades, others)
+    for split in others.iterdir():
+        shutil.copytree(split / "dark", split / "zebra")  # a fourth class, which the file does not know
+    for img_size, recipe in ((16, FEW_TINY), (24, FEW_SMALL)):
+        plan = ("convert", "test_resnet", "--dataset", others, "--img-size", img_size, "--dry-run", "--json")
+        for weights, epochs in (((), recipe.teacher_epochs), (("--checkpoint", file), recipe.tuning_epochs)):
+            done = command(*plan, *weights)
+            assert done.code == 0, done.err
+            assert json.loads(done.out)["teacher"]["trained first"] == f"{epochs} epochs"
 
 
 def test_a_teacher_is_trained_by_the_optimiser_of_the_run(command, shades, tiny, tmp_path):
