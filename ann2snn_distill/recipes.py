@@ -94,7 +94,7 @@ FEW_SMALL = replace(FEW_TINY, epochs=150, teacher_epochs=200, tuning_epochs=100,
 """Small images, fewer than 10,000 of them: photographs need more steps than digits, and varied images."""
 
 SMALL = Recipe(
-    epochs=300, teacher_epochs=300, tuning_epochs=20, batch_size=512, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
+    epochs=300, teacher_epochs=300, tuning_epochs=100, batch_size=512, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
     adamw_decay=0.05, copied_lr=0.25, aa="cifar10", cutout=0.0, cutmix=1.0,
     random=RandomStart(
         from_epochs=250, epochs=600, sgd_decay=2.5e-4, patient_from=80, alpha=1.0, mixup=1.0, trained_with={2: 4}
