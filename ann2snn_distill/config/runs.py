@@ -236,5 +236,8 @@ class TeachSettings(NetworkSettings, FitSettings):
     """Everything `teach` can be told."""
 
     epochs: Positive | None = Field(None, description="the same as --teacher-epochs")
+    model_ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="decay of the moving average of weights and running statistics a step, 0 is off"
+    )
     output: HomePath | None = Field(None, description="folder of the trained teacher (default: the cache)")
     overwrite: bool = Field(False, description="replace what a non-empty output folder holds")

@@ -21,13 +21,13 @@ from ann2snn_distill.distillation.positions import choose_positions, named_cuts
 from ann2snn_distill.distillation.traffic import flow, step_traffic
 from ann2snn_distill.events import Note, Observer, PhaseDone, PhaseStarted, StepsDone
 from ann2snn_distill.pipeline.bench_data import bench_data, data_times
+from ann2snn_distill.pipeline.fitting import execution_of
 from ann2snn_distill.pipeline.guards import enough_images, interruptible
 from ann2snn_distill.pipeline.inspecting import network_form
 from ann2snn_distill.pipeline.machine import choose_device, device_name
 from ann2snn_distill.pipeline.memory import MIB, step_memory
 from ann2snn_distill.pipeline.objectives import objective_of
 from ann2snn_distill.pipeline.students import neuron_model
-from ann2snn_distill.pipeline.teachers import execution_of
 from ann2snn_distill.recipes import ALPHA, resolved_neuron
 from ann2snn_distill.reporting.benchmark import Benchmark, BenchMethod, StepTime
 from ann2snn_distill.reporting.versions import versions

@@ -12,7 +12,7 @@ from ann2snn_distill.data.batches import ClosableBatches, TrainBatches, train_ba
 from ann2snn_distill.data.datasets import Dataset, load_dataset
 from ann2snn_distill.data.splits import FolderSplit
 from ann2snn_distill.errors import BadInputError
-from ann2snn_distill.pipeline.teachers import augmentation_of
+from ann2snn_distill.pipeline.fitting import augmentation_of
 from ann2snn_distill.recipes import recipe_for, resolved_fit
 from ann2snn_distill.reporting.benchmark import DataTime
 

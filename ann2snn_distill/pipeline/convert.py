@@ -12,6 +12,7 @@ from ann2snn_distill.evaluation.alignment import BranchScore, hybrid_scores
 from ann2snn_distill.events import Caution, Event, Note, Observer, OutputChosen
 from ann2snn_distill.files import write_text
 from ann2snn_distill.pipeline.distilling import Distillation, distilled, new_distillation, teacher_doubt
+from ann2snn_distill.pipeline.fitting import piece_of
 from ann2snn_distill.pipeline.gates import check_gates
 from ann2snn_distill.pipeline.guards import deterministic, interruptible
 from ann2snn_distill.pipeline.measuring import ACTIVITY_IMAGES, Measured, measured_beside, silent_neurons
@@ -31,7 +32,7 @@ from ann2snn_distill.pipeline.planning import Prepared, prepare
 from ann2snn_distill.pipeline.signs import failure_signs, foreknown
 from ann2snn_distill.pipeline.students import student_from_header
 from ann2snn_distill.pipeline.summary import run_report, student_header
-from ann2snn_distill.pipeline.teachers import piece_of, ready_teacher
+from ann2snn_distill.pipeline.teachers import ready_teacher
 from ann2snn_distill.pipeline.watching import Watched
 from ann2snn_distill.reporting.html_report import to_html_report
 from ann2snn_distill.reporting.markdown import to_markdown

@@ -18,6 +18,7 @@ from ann2snn_distill.evaluation.totals import exact_float32
 from ann2snn_distill.events import Caution, Note, Observer
 from ann2snn_distill.files import file_digest
 from ann2snn_distill.pipeline.averaging import renew_statistics
+from ann2snn_distill.pipeline.fitting import augmentation_of, execution_of, images_a_step, interval_of, piece_of
 from ann2snn_distill.pipeline.machine import memory_mib
 from ann2snn_distill.pipeline.measuring import evaluation_batches, numerics
 from ann2snn_distill.pipeline.memory import USABLE, explained
@@ -27,7 +28,6 @@ from ann2snn_distill.pipeline.planning import Prepared
 from ann2snn_distill.pipeline.starting import first_student
 from ann2snn_distill.pipeline.students import guide_network
 from ann2snn_distill.pipeline.teacher_cache import Taught
-from ann2snn_distill.pipeline.teachers import augmentation_of, execution_of, images_a_step, interval_of, piece_of
 from ann2snn_distill.teacher.networks import seeded
 from ann2snn_distill.tensorfile import tensors_digest
 from ann2snn_distill.training.fit import Conclude, EpochMetrics, FitResult, Plan, Schedule, fit

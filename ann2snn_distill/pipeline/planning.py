@@ -19,6 +19,7 @@ from ann2snn_distill.events import Note, Observer
 from ann2snn_distill.pipeline.class_order import order_warnings
 from ann2snn_distill.pipeline.decays import decays_of
 from ann2snn_distill.pipeline.doubting import doubts
+from ann2snn_distill.pipeline.fitting import execution_of, images_a_step, piece_of
 from ann2snn_distill.pipeline.inspecting import inspection
 from ann2snn_distill.pipeline.machine import choose_device, device_name, memory_mib
 from ann2snn_distill.pipeline.memory import USABLE, StepMemory, in_pieces, step_memory
@@ -33,13 +34,7 @@ from ann2snn_distill.pipeline.students import (
     student_module,
     student_stem,
 )
-from ann2snn_distill.pipeline.teachers import (
-    execution_of,
-    images_a_step,
-    load_teacher,
-    piece_of,
-    teacher_epochs,
-)
+from ann2snn_distill.pipeline.teachers import load_teacher, teacher_epochs
 from ann2snn_distill.recipes import resolved_equalize
 from ann2snn_distill.reporting.inspection import Inspection
 from ann2snn_distill.teacher import LoadedNetwork, check_rebuild, local_form, resolve_model_name

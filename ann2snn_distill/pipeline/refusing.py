@@ -6,7 +6,7 @@ from ann2snn_distill.config import ConvertSettings, FitSettings
 from ann2snn_distill.data.batches import train_batches
 from ann2snn_distill.data.datasets import Dataset
 from ann2snn_distill.errors import BadInputError, UsageError
-from ann2snn_distill.pipeline.teachers import augmentation_of, images_a_step
+from ann2snn_distill.pipeline.fitting import augmentation_of, images_a_step
 
 
 def check_fit(settings: FitSettings, dataset: Dataset) -> None:

@@ -18,14 +18,16 @@ from ann2snn_distill.evaluation.accuracy import top1
 from ann2snn_distill.events import Caution, Observer
 from ann2snn_distill.files import write_atomically
 from ann2snn_distill.pipeline.class_order import order_warnings
+from ann2snn_distill.pipeline.fitting import execution_of
 from ann2snn_distill.pipeline.guards import deterministic, interruptible
+from ann2snn_distill.pipeline.lesson import TEACHERS_OWN
 from ann2snn_distill.pipeline.machine import choose_device
 from ann2snn_distill.pipeline.measuring import evaluation_batches, numerics
 from ann2snn_distill.pipeline.memory import StepMemory, step_memory
 from ann2snn_distill.pipeline.outputs import alone_in
 from ann2snn_distill.pipeline.planning import dataset_of, fitted
 from ann2snn_distill.pipeline.refusing import check_fit
-from ann2snn_distill.pipeline.teachers import execution_of, load_teacher, ready_teacher
+from ann2snn_distill.pipeline.teachers import load_teacher, ready_teacher
 from ann2snn_distill.pipeline.watching import Watched
 from ann2snn_distill.recipes import recipe_for, resolved_fit
 from ann2snn_distill.teacher import LoadedNetwork
@@ -42,7 +44,7 @@ def teach(settings: TeachSettings, observe: Observer) -> dict[str, Any]:
         InterruptedRunError: Ctrl-C or SIGTERM; the state after the present step is kept.
         SnnDistillError: anything else that the user can act on.
     """
-    _refuse_fixed(settings)
+    _check_epochs(settings)
     device = choose_device(settings.device)
     way_on = "give the same command again to go on"
     with interruptible(way_on), deterministic(settings.deterministic), _target(settings) as target:
@@ -80,8 +82,9 @@ def _teach(settings: TeachSettings, device: torch.device, target: Path | None, o
 def _resolved(settings: TeachSettings, data: Dataset, device: torch.device) -> TeachSettings:
     recipe = recipe_for(img_size=data.img_size, images=len(data.train))
     defaults = resolved_fit(settings, recipe, img_size=data.img_size, cuda=device.type == "cuda")
+    left_open = {name: getattr(settings, name) for name in TEACHERS_OWN}  # which depend on where the weights start
     own = {"img_size": data.img_size, "teacher_epochs": settings.teacher_epochs or settings.epochs}
-    return settings.model_copy(update={**defaults, **own})
+    return settings.model_copy(update={**defaults, **left_open, **own})
 
 
 def _accuracy(network: LoadedNetwork, data: Dataset, device: torch.device, *, workers: int, observe: Observer) -> float:
@@ -110,21 +113,16 @@ def _memory(settings: TeachSettings, loaded: LoadedNetwork, data: Dataset, devic
     execution = execution_of(settings, device)
     return step_memory(
         "ann", network, network, positions=(), timesteps=1, execution=execution, opt=settings.opt,
-        data_bytes=device_bytes(data.train),
+        copies=int(settings.model_ema > 0), data_bytes=device_bytes(data.train),
     )  # fmt: skip
 
 
-def _refuse_fixed(settings: TeachSettings) -> None:
-    """Refuse what the teacher's recipe fixes, and two numbers of epochs, rather than ignore them."""
+def _check_epochs(settings: TeachSettings) -> None:
+    """Refuse two numbers of epochs."""
     if None not in (settings.epochs, settings.teacher_epochs) and settings.epochs != settings.teacher_epochs:
         raise UsageError(
             f"--epochs {settings.epochs} and --teacher-epochs {settings.teacher_epochs} both say how long; give one"
         )
-    fixed = ("lr", "weight_decay", "warmup_epochs", "model_ema")
-    given = [name for name in fixed if getattr(settings, name) != TeachSettings.model_fields[name].default]
-    if given:
-        flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UsageError(f"{flags} cannot be set for a teacher in this release: its recipe fixes it; leave it out")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,19 @@ def cached_path(
     *,
     epochs: int,
     augmentation: Augmentation,
+    given: Mapping[str, float],
 ) -> Path:
-    """Return the file of a teacher, named by everything that determines its weights."""
+    """Return the file of a teacher, named by everything that determines its weights.
+
+    Args:
+        settings: which network, from which weights, and the seed.
+        fit_settings: resolved; how it is trained.
+        dataset: what it has to know.
+        loaded: the network before that.
+        epochs: of the training.
+        augmentation: of its images.
+        given: what was asked for in place of the recipe's optimisation.
+    """
     determined_by = {
         "recipe": _RECIPE_VERSION,
         "model": loaded.name,
@@ -68,6 +80,7 @@ def cached_path(
     mixing = augmentation.mixup_prob, augmentation.mixup_off_epoch
     if augmentation.mixes and mixing != (1.0, 0):
         determined_by["mixing"] = mixing
+    determined_by |= given
     text = json.dumps(determined_by, sort_keys=True, default=str)
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     name = f"{loaded.name.replace('/', '_').replace(':', '_')}-{dataset.name}-{digest}"

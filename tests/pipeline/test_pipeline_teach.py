@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from ann2snn_distill.config import FitSettings
 from ann2snn_distill.data.datasets import load_dataset
-from ann2snn_distill.pipeline.teachers import augmentation_of
+from ann2snn_distill.pipeline.fitting import augmentation_of
 from ann2snn_distill.recipes import FEW_SMALL, FEW_TINY
 
 
@@ -202,13 +202,60 @@ def test_a_teacher_is_trained_by_the_optimiser_of_the_run(command, shades, tiny,
     assert "teacher: taken from" in run.err
 
 
-def test_teach_refuses_what_its_recipe_fixes(command, tmp_path):
+def test_teach_refuses_two_numbers_of_epochs(command):
     twice = command("teach", "test_resnet", "--dataset", "digits", "--epochs", 1, "--teacher-epochs", 2)
     assert twice.code == 2
     assert "--epochs 1 and --teacher-epochs 2 both say how long; give one" in twice.err
-    done = command("teach", "test_resnet", "--dataset", "digits", "--lr", 0.3, "--model-ema", 0.9)
-    assert done.code == 2
-    assert "--lr and --model-ema cannot be set for a teacher in this release" in done.err
+
+
+@pytest.fixture
+def taught(command, shades, tmp_path):
+    """Teach a small network of shades, 12 images a step, and return its weights and what was said."""
+
+    def teach(*flags):
+        options = "--img-size 16 --batch-size 12 --teacher-epochs 2 --device cpu --seed 23 --json"
+        done = command("teach", "test_resnet", "--dataset", shades, *options.split(), *flags)
+        assert done.code == 0, done.err
+        return load_file(json.loads(done.out)["path"]), done.err
+
+    return teach
+
+
+@pytest.mark.parametrize("tuned", [False, True], ids=["random weights", "other weights"])
+def test_the_optimisation_of_a_teacher_is_the_recipes_or_what_is_asked_for(taught, taught_file, tmp_path, tuned):
+    weights = ("--checkpoint", taught_file(tmp_path / "three.safetensors", seed=0)) if tuned else ()
+    rate = FEW_TINY.sgd_lr * 12 / 128 * (0.1 if tuned else 1.0)
+    recipe = {"--lr": rate, "--weight-decay": FEW_TINY.sgd_decay, "--warmup-epochs": 0.1}
+    default, _ = taught(*weights)
+    spelt_out, told = taught(*weights, *(word for flag in recipe.items() for word in flag))
+    assert "taken from" not in told
+    assert all(torch.equal(spelt_out[name], default[name]) for name in default)
+    for flag, value in {"--lr": 2 * rate, "--weight-decay": 0.5, "--warmup-epochs": 2, "--model-ema": 0.9}.items():
+        other, told = taught(*weights, flag, value)
+        assert "taken from" not in told
+        assert not torch.equal(other["fc.weight"], default["fc.weight"])
+        again, told = taught(*weights, flag, value)
+        assert "taken from" in told
+        assert torch.equal(again["fc.weight"], other["fc.weight"])
+
+
+def test_a_teacher_is_the_moving_average_of_its_weights_and_statistics(taught):
+    last, _ = taught()
+    latest, _ = taught("--model-ema", 1e-12)  # an average that forgets at once
+    earlier, _ = taught("--model-ema", 0.9)
+    assert all(torch.equal(latest[name], last[name]) for name in last)
+    moved = [name for name in last if name.endswith(("weight", "running_mean"))]
+    assert len(moved) > 2
+    for name in moved:
+        assert earlier[name].isfinite().all()
+        assert not torch.equal(earlier[name], last[name])
+
+
+def test_a_teacher_that_is_not_finite_is_told_what_to_lower(command, shades):
+    options = "--img-size 16 --batch-size 12 --teacher-epochs 2 --device cpu --lr 1e30"
+    done = command("teach", "test_resnet", "--dataset", shades, *options.split())
+    assert done.code == 1
+    assert "try a smaller --lr, or --no-amp" in done.err
 
 
 @pytest.mark.parametrize(("img_size", "padding"), [(16, 2), (96, 12)])
