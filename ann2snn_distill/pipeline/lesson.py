@@ -129,9 +129,9 @@ def trained(lesson: Lesson, resume: ResumeFolder, observe: Observer) -> tuple[Lo
         )
     way = f"{'fine-tuned' if lesson.tuned else 'trained'} for {lesson.epochs} epochs on {lesson.dataset.name}"
     with state.as_evaluated():
-        trained = deepcopy(module)
-    trained = trained.cpu().to(memory_format=torch.contiguous_format).eval()
-    return replace(loaded, module=trained, source=f"{loaded.source}, {way}", trained=True), result.seconds
+        copy = deepcopy(module)
+    copy = copy.cpu().to(memory_format=torch.contiguous_format).eval()
+    return replace(loaded, module=copy, source=f"{loaded.source}, {way}", trained=True), result.seconds
 
 
 def _triple(values: tuple[float, ...]) -> tuple[float, float, float]:
