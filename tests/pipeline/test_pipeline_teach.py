@@ -209,7 +209,7 @@ def test_teach_refuses_two_numbers_of_epochs(command):
 
 
 @pytest.fixture
-def taught(command, shades, tmp_path):
+def taught(command, shades):
     """Teach a small network of shades, 12 images a step, and return its weights and what was said."""
 
     def teach(*flags):
