@@ -90,9 +90,6 @@ FEW_TINY = Recipe(
 )  # fmt: skip
 """Images up to 16 px, fewer than 10,000 of them: digits."""
 
-FEW_SMALL = replace(FEW_TINY, epochs=150, teacher_epochs=200, tuning_epochs=100, aa="cifar10")
-"""Small images, fewer than 10,000 of them: photographs need more steps than digits, and varied images."""
-
 SMALL = Recipe(
     epochs=300, teacher_epochs=300, tuning_epochs=100, batch_size=512, sgd_lr=0.1, adamw_lr=5e-4, sgd_decay=5e-4,
     adamw_decay=0.05, copied_lr=0.25, aa="cifar10", cutout=0.0, cutmix=1.0,
@@ -101,6 +98,12 @@ SMALL = Recipe(
     ),
 )  # fmt: skip
 """Small images such as CIFAR's."""
+
+FEW_SMALL = replace(
+    SMALL, teacher_epochs=600, tuning_epochs=300, batch_size=128,
+    random=replace(SMALL.random, from_epochs=600, sgd_decay=None),
+)  # fmt: skip
+"""Small images, fewer than 10,000 of them: as varied as many, and in smaller batches, for there are fewer steps."""
 
 LARGE = Recipe(
     epochs=30, teacher_epochs=90, tuning_epochs=5, batch_size=64, sgd_lr=0.05, adamw_lr=2e-4, sgd_decay=1e-4,

@@ -40,6 +40,7 @@ def test_a_default_batch_is_not_larger_than_the_data():
 
 
 RECIPES = {"few tiny": FEW_TINY, "few": FEW_SMALL, "small": SMALL, "few large": FEW_LARGE, "large": LARGE}
+OF_SMALL_IMAGES = (FEW_SMALL, SMALL)
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -55,7 +56,7 @@ def test_the_learning_rate_follows_the_images_a_step_and_the_start(recipe, opt):
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_a_student_from_random_weights_of_small_images_trains_longer_and_decays_less(recipe):
+def test_a_student_from_random_weights_of_small_images_trains_longer_and_of_many_decays_less(recipe):
     def resolved(init, **given):
         settings = ConvertSettings(model="resnet18", init=init, **given)
         return resolved_fit(settings, recipe, img_size=32, cuda=False)
@@ -64,9 +65,10 @@ def test_a_student_from_random_weights_of_small_images_trains_longer_and_decays_
     teacher = resolved_fit(FitSettings(), recipe, img_size=32, cuda=False)
     assert copied["epochs"] == teacher["epochs"] == recipe.epochs
     assert copied["weight_decay"] == teacher["weight_decay"] == recipe.sgd_decay
-    expected = (600, 2.5e-4) if recipe is SMALL else (recipe.epochs, recipe.sgd_decay)
-    assert (random["epochs"], random["weight_decay"]) == expected
-    assert random["warmup_epochs"] == pytest.approx(0.05 * expected[0])
+    epochs = 600 if recipe in OF_SMALL_IMAGES else recipe.epochs
+    decay = 2.5e-4 if recipe is SMALL else recipe.sgd_decay
+    assert (random["epochs"], random["weight_decay"]) == (epochs, decay)
+    assert random["warmup_epochs"] == pytest.approx(0.05 * epochs)
     short = resolved("scratch", epochs=40)
     assert "epochs" not in short
     assert short["warmup_epochs"] == pytest.approx(2)
@@ -79,7 +81,7 @@ def test_guidance_alone_is_for_small_images_from_random_weights_over_many_epochs
         return resolved_guidance(ConvertSettings(model="resnet18", **given), recipe)
 
     for given in ({}, {"epochs": 80}):
-        assert alpha(init="scratch", **given) == {"alpha": 1.0 if recipe is SMALL else 0.5}
+        assert alpha(init="scratch", **given) == {"alpha": 1.0 if recipe in OF_SMALL_IMAGES else 0.5}
     assert alpha(init="scratch", epochs=79) == {"alpha": 0.5}
     assert alpha(init="teacher") == alpha(init="student.safetensors") == {"alpha": 0.5}
     assert alpha(init="scratch", alpha=0.0) == alpha(init="scratch", method="rate") == {}
@@ -91,7 +93,7 @@ def test_two_timesteps_of_small_images_are_trained_with_four_from_random_weights
         given = {"init": "scratch", **given}
         return resolved_timesteps(ConvertSettings(model="resnet18", timesteps=timesteps, **given), recipe)
 
-    expected = {"train_timesteps": 4} if recipe is SMALL else {}
+    expected = {"train_timesteps": 4} if recipe in OF_SMALL_IMAGES else {}
     assert more(2) == more(2, epochs=80) == expected
     assert more(1) == more(3) == more(4) == more(6) == {}
     assert more(2, epochs=79) == more(2, init="teacher") == more(2, method="rate") == {}
@@ -104,7 +106,7 @@ def test_mixup_beside_cutmix_is_for_guided_students_of_small_images_from_random_
         settings = ConvertSettings(model="resnet18", **given)
         return resolved_fit(settings, recipe, img_size=32, cuda=False)["mixup"]
 
-    assert mixup(init="scratch") == mixup(init="scratch", epochs=80) == (1.0 if recipe is SMALL else 0.0)
+    assert mixup(init="scratch") == mixup(init="scratch", epochs=80) == (1.0 if recipe in OF_SMALL_IMAGES else 0.0)
     assert mixup(init="scratch", epochs=79) == 0.0
     assert mixup(init="teacher") == mixup(init="scratch", method="rate") == mixup(init="scratch", cutmix=0.0) == 0.0
     assert resolved_fit(FitSettings(), recipe, img_size=32, cuda=False)["mixup"] == 0.0
@@ -150,19 +152,20 @@ def test_a_depthwise_teachers_channels_are_equalised():
 
 def test_a_student_starts_from_weights_that_fit_it():
     settings = ConvertSettings(model="resnet18")
-    for recipe in (FEW_TINY, FEW_SMALL, FEW_LARGE, LARGE):
+    for recipe in (FEW_TINY, FEW_LARGE, LARGE):
         assert resolved_init(settings, recipe, same_network=True, random_fits=never_asked) == {"init": "teacher"}
         assert resolved_init(settings, recipe, same_network=False, random_fits=never_asked) == {"init": "scratch"}
 
 
-def test_a_long_schedule_of_small_images_starts_from_random_weights_and_a_short_one_from_the_teachers():
+@pytest.mark.parametrize(("recipe", "long"), [(SMALL, 250), (FEW_SMALL, 600)], ids=["many", "few"])
+def test_a_long_schedule_of_small_images_starts_from_random_weights_and_a_short_one_from_the_teachers(recipe, long):
     settings = ConvertSettings(model="resnet18")
-    starts = {249: "teacher", 250: "scratch", None: "scratch"}  # None: the recipe's own epochs
+    starts = {long - 1: "teacher", long: "scratch", None: "scratch"}  # None: the recipe's own epochs
     for epochs, start in starts.items():
         asked = settings.model_copy(update={"epochs": epochs})
-        assert resolved_init(asked, SMALL, same_network=True, random_fits=lambda: True) == {"init": start}
-        assert resolved_init(asked, SMALL, same_network=True, random_fits=lambda: False) == {"init": "teacher"}
-        assert resolved_init(asked, SMALL, same_network=False, random_fits=never_asked) == {"init": "scratch"}
+        assert resolved_init(asked, recipe, same_network=True, random_fits=lambda: True) == {"init": start}
+        assert resolved_init(asked, recipe, same_network=True, random_fits=lambda: False) == {"init": "teacher"}
+        assert resolved_init(asked, recipe, same_network=False, random_fits=never_asked) == {"init": "scratch"}
 
 
 def never_asked():
